@@ -1,0 +1,33 @@
+# Every target is one readable command; `make` alone lists them.
+VENV := .venv
+PY := $(VENV)/bin/python
+
+.DEFAULT_GOAL := help
+.PHONY: help quickstart test check bench clean
+
+help: ## List the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(VENV)/installed: setup.py
+	test -x $(PY) || python3 -m venv $(VENV)
+	$(PY) -m pip install --quiet --upgrade pip
+	$(PY) -m pip install --quiet -e '.[dev,demo]'
+	touch $@
+
+quickstart: $(VENV)/installed ## Train both stages on drawn scenes, sample, score: about ten minutes on two cores
+	$(PY) scripts/quickstart.py
+
+test: $(VENV)/installed ## Run the tests: no GPU, no network
+	$(PY) -m pytest
+
+check: $(VENV)/installed ## Lint, types, import contracts, spelling
+	$(PY) -m ruff format --check . && $(PY) -m ruff check .
+	$(PY) -m mypy
+	$(VENV)/bin/lint-imports
+	$(VENV)/bin/codespell
+
+bench: $(VENV)/installed ## Measure the training step of the quickstart configuration
+	$(PY) scripts/benchmark.py configs/quickstart/ldm.yaml
+
+clean: ## Remove caches (keeps .venv and logs)
+	rm -rf .pytest_cache .mypy_cache .ruff_cache build *.egg-info

@@ -1,0 +1,43 @@
+"""Small operations on tensors that more than one part needs."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["count_parameters", "expand_to", "mean_flat", "to_image_tensor", "to_uint8"]
+
+
+def expand_to(value: Tensor, like: Tensor) -> Tensor:
+    """View (B,) as (B, 1, ..., 1) with as many dimensions as `like`."""
+    return value.reshape(-1, *([1] * (like.ndim - 1)))
+
+
+def mean_flat(x: Tensor) -> Tensor:
+    """Mean over everything but the batch: (B, ...) to (B,)."""
+    return x.flatten(1).mean(dim=1)
+
+
+def count_parameters(module: nn.Module, *, trainable: bool = False) -> int:
+    """Number of parameter elements; with `trainable`, only those that require gradients."""
+    return sum(p.numel() for p in module.parameters() if p.requires_grad or not trainable)
+
+
+def to_image_tensor(images: Tensor) -> Tensor:
+    """Images of a batch as a network takes them.
+
+    images: (B, H, W, C) or (B, H, W); uint8 in 0..255, or floating point already in [-1, 1].
+    Returns (B, C, H, W) floating point in [-1, 1], channels-last in memory.
+    """
+    if images.ndim == 3:
+        images = images[..., None]
+    images = images.permute(0, 3, 1, 2)
+    if images.dtype == torch.uint8:
+        return images.float().div_(127.5).sub_(1)
+    return images.float() if images.dtype == torch.float64 else images
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Images (B, C, H, W) in [-1, 1] as (B, H, W, C) uint8, clipped, rounded to nearest."""
+    scaled = images.detach().float().clamp(-1, 1).add(1).mul(127.5)
+    return scaled.round_().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
