@@ -1,0 +1,28 @@
+"""Configurations: read, checked, and turned into objects.
+
+load                      YAML files and `a.b.c=value` overrides to one configuration
+check                     everything wrong with it, found before anything is built
+instantiate_from_config   one level: target(**params)
+build                     depth first: every nested configuration becomes its object
+locate, trust             dotted paths, and which of them a configuration may name
+"""
+
+from ldm.config.check import check
+from ldm.config.construct import build, instantiate_from_config, to_plain
+from ldm.config.errors import ConfigError, did_you_mean, nearest, nearest_path
+from ldm.config.files import load
+from ldm.config.targets import locate, trust
+
+__all__ = [
+    "ConfigError",
+    "build",
+    "check",
+    "did_you_mean",
+    "instantiate_from_config",
+    "load",
+    "locate",
+    "nearest",
+    "nearest_path",
+    "to_plain",
+    "trust",
+]

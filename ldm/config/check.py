@@ -1,0 +1,128 @@
+"""A configuration checked from end to end before anything is built.
+
+Everything wrong with a file is found at once: names that do not exist, keys that are misspelt or
+missing, values of the wrong type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from omegaconf import MISSING
+
+from ldm.config.construct import to_plain
+from ldm.config.errors import ConfigError, did_you_mean
+from ldm.config.signature import Stage, parameter_problems
+from ldm.config.targets import locate
+
+__all__ = ["check"]
+
+_SHOWN = 10
+
+_BLOCKS = ("model", "data", "lightning")
+_RATES = ("base_learning_rate", "learning_rate")
+_LIGHTNING = ("trainer", "logger", "modelcheckpoint", "callbacks")
+# published: arguments of the trainer that Lightning dropped and the command line translates
+_OLD_TRAINER_KEYS = ("gpus", "resume_from_checkpoint")
+
+
+def check(config: object) -> None:
+    """Raise ConfigError with everything that is wrong in a configuration, ten lines at most.
+
+    config: of a whole run (blocks `model`, `data`, `lightning`), as `load` returns it.
+
+    Every target anywhere inside is located and its `params` are held against its signature:
+    unknown, misspelt and missing keys, and values that do not fit their annotation. Nothing is
+    constructed.
+    """
+    plain = to_plain(config)
+    if not isinstance(plain, Mapping):
+        raise ConfigError(f"expected a mapping with {', '.join(_BLOCKS)}, got {plain!r}")
+    problems = [*_block_problems(plain), *_missing_values(plain, ""), *_target_problems(plain, "")]
+    if len(problems) > _SHOWN:
+        problems[_SHOWN:] = [f"... and {len(problems) - _SHOWN} more"]
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+def _block_problems(config: Mapping[str, Any]) -> Iterator[str]:
+    yield from _unknown_keys(config, _BLOCKS, "")
+    for block in _BLOCKS:
+        if not isinstance(config.get(block) or {}, Mapping):
+            yield f"{block}: expected a mapping, got {config[block]!r}"
+            return
+    for name in _RATES:
+        rate = (config.get("model") or {}).get(name)
+        if rate is not None and not _is_positive(rate):
+            yield f"model.{name}: expected a number above 0, got {rate!r}"
+    lightning = config.get("lightning") or {}
+    yield from _unknown_keys(lightning, _LIGHTNING, "lightning.")
+    if lightning.get("trainer"):
+        yield from _trainer_problems(lightning["trainer"])
+
+
+def _is_positive(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+
+
+def _trainer_problems(arguments: Mapping[str, Any]) -> Iterator[str]:
+    from pytorch_lightning import Trainer  # it takes seconds to import
+
+    known = {key: value for key, value in arguments.items() if key not in _OLD_TRAINER_KEYS}
+    yield from parameter_problems(Trainer, known, path="lightning.trainer", stage="part")
+
+
+def _missing_values(value: object, path: str) -> Iterator[str]:
+    if value == MISSING:
+        yield f"{path}: a value is needed here, give it in the YAML or as {path}=VALUE"
+    for key, item in _items(value):
+        yield from _missing_values(item, _join(path, key))
+
+
+def _target_problems(value: object, path: str) -> Iterator[str]:
+    """Problems of every mapping with a target inside a value."""
+    if not (isinstance(value, Mapping) and "target" in value):
+        for key, item in _items(value):
+            yield from _target_problems(item, _join(path, key))
+        return
+    known = ("target", "params", *(_RATES if path == "model" else ()))
+    yield from _unknown_keys(value, known, _join(path, ""))
+    params = value.get("params") or {}
+    inside = _join(path, "params")
+    if not isinstance(params, Mapping):
+        yield f"{inside}: expected a mapping, got {params!r}"
+        return
+    yield from _parameter_problems(value["target"], params, path)
+    for key, item in params.items():
+        yield from _target_problems(item, _join(inside, key))
+
+
+def _parameter_problems(target: str, params: Mapping[str, Any], path: str) -> Iterator[str]:
+    if target == MISSING:
+        return
+    try:
+        constructor = locate(target)
+    except ConfigError as error:
+        yield f"{_join(path, 'target')}: {error}"
+        return
+    # the command line knows the run's directory and adds it to loggers and callbacks
+    stage: Stage = "part" if path.startswith("lightning.") else "file"
+    yield from parameter_problems(constructor, params, path=_join(path, "params"), stage=stage)
+
+
+def _unknown_keys(found: Mapping[str, Any], known: tuple[str, ...], prefix: str) -> Iterator[str]:
+    for key in found:
+        if key not in known:
+            near = did_you_mean(str(key), known) or f"; known here: {', '.join(known)}"
+            yield f"{prefix}{key}: unknown key{near}"
+
+
+def _items(value: object) -> list[tuple[Any, Any]]:
+    if isinstance(value, Mapping):
+        return list(value.items())
+    return list(enumerate(value)) if isinstance(value, list | tuple) else []
+
+
+def _join(path: str, key: object) -> str:
+    return f"{path}.{key}" if path else str(key)

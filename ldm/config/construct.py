@@ -1,0 +1,96 @@
+"""From a mapping with `target` and `params` to the object it describes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from ldm.config.errors import ConfigError
+from ldm.config.signature import parameter_problems
+from ldm.config.targets import locate
+
+__all__ = ["build", "instantiate_from_config", "to_plain"]
+
+Built: TypeAlias = Any  # what a target makes: its caller knows which class it asked for
+
+# published: what a model's `cond_stage_config` says when no conditioner is to be built
+_MARKERS = ("__is_first_stage__", "__is_unconditional__")
+
+
+def instantiate_from_config(
+    config: object, *, path: str = "", given: Mapping[str, Any] | None = None
+) -> Built:
+    """The object a configuration describes, one level deep: `target(**params)`.
+
+    config: mapping with `target` and, optionally, `params`; nested configurations arrive as
+        plain dictionaries, for the target to build when it needs them. The published markers
+        `__is_first_stage__` and `__is_unconditional__` give None.
+    path: of `config` in its file, for the error message.
+    given: parameters that the program adds, e.g. those an optimizer is to train.
+
+    Raises ConfigError when there is no `target`, when it is refused or not found, and when a
+    parameter is unknown or missing. A ValueError of the constructor becomes one, with the path.
+    """
+    config = to_plain(config)
+    if config in _MARKERS:
+        return None
+    if not isinstance(config, Mapping) or "target" not in config:
+        found = f"keys {', '.join(map(str, config))}" if isinstance(config, Mapping) else config
+        raise ConfigError(f"{_at(path)}expected a mapping with a target, got {found}")
+    return _call(config["target"], config.get("params") or {}, path, given or {})
+
+
+def build(value: object, *, path: str = "") -> Built:
+    """A configuration with everything inside it built, innermost first; an object as it is.
+
+    value: a mapping with `target` becomes its object; other mappings and lists keep their form;
+        the published markers give None.
+    path: of `value` in its file, for the error message.
+    """
+    value = to_plain(value)
+    inside = f"{path}." if path else ""
+    if isinstance(value, Mapping) and "target" in value:
+        params = build(value.get("params") or {}, path=f"{inside}params")
+        return _call(value["target"], params, path, {})
+    if isinstance(value, Mapping):
+        return {key: build(item, path=f"{inside}{key}") for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [build(item, path=f"{inside}{index}") for index, item in enumerate(value)]
+    return None if isinstance(value, str) and value in _MARKERS else value
+
+
+def to_plain(value: object) -> Built:
+    """A configuration as plain dictionaries and lists, interpolations resolved.
+
+    Raises ConfigError for an interpolation that leads nowhere. What is no configuration is
+    returned as it is.
+    """
+    if not isinstance(value, DictConfig | ListConfig):
+        return value
+    try:
+        return OmegaConf.to_container(value, resolve=True)
+    except OmegaConfBaseException as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"{error.full_key}: {reason}") from error
+
+
+def _call(target: str, params: Mapping[str, Any], path: str, given: Mapping[str, Any]) -> Built:
+    try:
+        constructor = locate(target)
+    except ConfigError as error:
+        raise ConfigError(f"{_at(path)}{error}") from error
+    inside = f"{path}.params" if path else ""
+    problems = list(parameter_problems(constructor, params, path=inside, given=given))
+    if problems:
+        raise ConfigError("\n".join(problems))
+    try:
+        return constructor(**params, **given)
+    except ValueError as error:
+        raise ConfigError(f"{_at(path or target)}{error}") from error
+
+
+def _at(path: str) -> str:
+    return f"{path}: " if path else ""

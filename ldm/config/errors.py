@@ -1,0 +1,48 @@
+"""What is said to a user whose configuration, file or override is wrong."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from itertools import islice
+from pathlib import Path
+
+__all__ = ["ConfigError", "did_you_mean", "nearest", "nearest_path"]
+
+_LOOKED_AT = (
+    1000  # entries of a directory: a folder of a million images is not compared name by name
+)
+
+
+class ConfigError(ValueError):
+    """Something a user wrote is wrong: the message says where, what, and what was expected.
+
+    A command line shows the message alone and ends with exit code 2.
+    """
+
+
+def nearest(name: str, names: Iterable[str]) -> str | None:
+    """The name most like a misspelt one, or None when nothing is close."""
+    matches = difflib.get_close_matches(name, list(names), n=1, cutoff=0.6)
+    return matches[0] if matches else None
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """The end of an error message: "; did you mean 'gamma'?", or nothing."""
+    match = nearest(name, names)
+    return f"; did you mean {match!r}?" if match else ""
+
+
+def nearest_path(path: Path) -> Path | None:
+    """The existing path most like a missing one, compared part by part."""
+    found = Path(path.anchor)
+    for part in path.parts[1 if path.anchor else 0 :]:
+        if (found / part).exists():
+            found /= part
+            continue
+        entries = islice(found.iterdir(), _LOOKED_AT) if found.is_dir() else ()
+        match = nearest(part, [entry.name for entry in entries])
+        if match is None:
+            return None
+        found /= match
+    return found
