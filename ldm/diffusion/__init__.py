@@ -1,0 +1,1 @@
+"""The diffusion process: schedules, what a network predicts, and the training objective."""

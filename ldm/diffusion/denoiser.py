@@ -1,0 +1,131 @@
+"""Denoisers: from x_t to what is believed of x0 and eps.
+
+A `Denoiser` is the only thing a sampler sees. `NetDenoiser` makes one of a network; guidance,
+inpainting, clipping and tiling wrap one in another (`ldm.guidance`, `ldm.samplers.known_region`).
+Denoisers are plain callables, not modules: wrapping adds no key to a state dict.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ldm.diffusion.parameterization import check_parameterization, to_prediction
+from ldm.diffusion.schedule import Schedule
+from ldm.tensor import expand_to
+from ldm.types import Conditioning, Prediction
+
+__all__ = ["CONDITIONING_KEYS", "Denoiser", "DiffusionWrapper", "NetDenoiser"]
+
+
+class Denoiser(Protocol):
+    """A belief about data and noise, given a noisy x_t."""
+
+    def __call__(self, x_t: Tensor, t: Tensor, cond: Conditioning | None) -> Prediction:
+        """Prediction (x0, eps), both (B, C, H, W), for x_t (B, C, H, W) at times t (B,)."""
+        ...
+
+
+# published conditioning_key -> slots of the condition that the network takes
+CONDITIONING_KEYS: dict[str | None, tuple[str, ...]] = {
+    None: (),
+    "concat": ("concat",),
+    "crossattn": ("crossattn",),
+    "hybrid": ("concat", "crossattn"),
+    "adm": ("vector",),
+    "hybrid-adm": ("concat", "crossattn", "vector"),
+    "crossattn-adm": ("crossattn", "vector"),
+}
+
+
+class DiffusionWrapper(nn.Module):
+    """A network and the slots of the condition that it takes.
+
+    diffusion_model: net(x, timesteps, context=None, y=None) -> (B, C_out, H, W); the attribute's
+    name is part of the published state-dict keys.
+    conditioning_key: one of `CONDITIONING_KEYS`. "concat" joins channels to x (x first),
+    "crossattn" is the context (B, N, D), "adm" the class labels (B,) or vectors y.
+    """
+
+    def __init__(self, diffusion_model: nn.Module, conditioning_key: str | None = None) -> None:
+        """ValueError names the nearest conditioning key when one is misspelt."""
+        super().__init__()
+        if conditioning_key not in CONDITIONING_KEYS:
+            names = [name for name in CONDITIONING_KEYS if name]
+            nearest = get_close_matches(str(conditioning_key), names, n=1, cutoff=0.0)[0]
+            raise ValueError(
+                f"unknown conditioning_key {conditioning_key!r}: expected null or one of "
+                f"{', '.join(names)}; did you mean {nearest!r}?"
+            )
+        self.diffusion_model = diffusion_model
+        self.conditioning_key = conditioning_key
+        self.slots = CONDITIONING_KEYS[conditioning_key]
+
+    def forward(self, x: Tensor, t: Tensor, cond: Conditioning | None = None) -> Tensor:
+        """Raw output of the network, (B, C_out, H, W).
+
+        x: (B, C, H, W).  t: (B,) on the scale of the network's time embedding.
+        Raises ValueError unless the condition fills exactly the slots of the conditioning key.
+        """
+        cond = cond or _NOTHING
+        self._check(cond)
+        if cond.concat is not None:
+            x = torch.cat([x, cond.concat], dim=1)
+        arguments = {}
+        if cond.crossattn is not None:
+            arguments["context"] = cond.crossattn
+        if cond.vector is not None:
+            arguments["y"] = cond.vector
+        out: Tensor = self.diffusion_model(x, t, **arguments)
+        return out
+
+    def _check(self, cond: Conditioning) -> None:
+        for name in ("concat", "crossattn", "vector"):
+            if (getattr(cond, name) is not None) != (name in self.slots):
+                raise ValueError(
+                    f"conditioning_key {self.conditioning_key!r} takes the slots "
+                    f"{list(self.slots)}, the condition fills {list(cond.slots())}"
+                )
+
+
+_NOTHING = Conditioning()
+
+
+@dataclass(frozen=True)
+class NetDenoiser:
+    """A network as a denoiser.
+
+    net: (x, t, cond) -> output, usually a `DiffusionWrapper`.
+    parameterization: what the output means, a name of `ldm.diffusion.parameterization`.
+    """
+
+    net: nn.Module
+    schedule: Schedule
+    parameterization: str = "eps"
+
+    def __post_init__(self) -> None:
+        """Refuse an unknown parameterization, and eps where the schedule reaches pure noise."""
+        check_parameterization(self.parameterization)
+        alpha, _ = self.schedule.exact(np.array([self.schedule.t_max]))
+        if self.parameterization == "eps" and alpha[0] == 0:
+            raise ValueError(
+                f"{type(self.schedule).__name__} ends in pure noise, from which eps says nothing "
+                "about x0: predict v, x0 or flow"
+            )
+
+    def __call__(self, x_t: Tensor, t: Tensor, cond: Conditioning | None) -> Prediction:
+        """Prediction (x0, eps), both (B, C, H, W), for x_t (B, C, H, W) at times t (B,)."""
+        alpha, sigma = self.schedule.coefficients(t)
+        return to_prediction(self.parameterization, self.output(x_t, t, cond), x_t, alpha, sigma)
+
+    def output(self, x_t: Tensor, t: Tensor, cond: Conditioning | None) -> Tensor:
+        """Raw output of the network, (B, C, H, W): what the training objective compares."""
+        scale = self.schedule.net_scale(t)
+        x = x_t if scale is None else x_t * expand_to(scale, x_t)
+        out: Tensor = self.net(x, self.schedule.net_time(t), cond)
+        return out
