@@ -1,0 +1,149 @@
+"""The one loop of all samplers, and what a sampler adds to it.
+
+A sampler is a `Sampler` whose `rule` turns the prediction at one node of the time grid into the
+state at the next. x is not an argument of a rule: a prediction (x0, eps) implies it, because
+x_t = alpha x0 + sigma eps; so wrappers that change x_t before the network sees it, or the
+prediction after, need no cooperation.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ldm.diffusion.denoiser import Denoiser
+from ldm.diffusion.draws import Draws
+from ldm.diffusion.schedule import Schedule
+from ldm.samplers.grid import Grid, Uniform
+from ldm.types import Conditioning, Prediction
+
+__all__ = ["Callback", "Run", "Sampler", "Step", "StepRule"]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A step just taken: number `index` of `count`, from `time` to `next_time`."""
+
+    index: int
+    count: int
+    time: float
+    next_time: float
+
+
+# (step, state (B, C, H, W) after it, prediction it used) -> a state to go on from instead, or None
+Callback = Callable[[Step, Tensor, Prediction], Tensor | None]
+
+# (index i, prediction at node i) -> (state at node i + 1, the prediction it used)
+StepRule = Callable[[int, Prediction], tuple[Tensor, Prediction]]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a rule may know of its run: levels at each node, more evaluations, random numbers.
+
+    times, alpha, sigma: of the nodes 0..count, Python numbers computed in float64.
+    start: the node that the run starts from.
+    """
+
+    denoiser: Denoiser
+    cond: Conditioning | None
+    draws: Draws | None
+    times: list[float]
+    alpha: list[float]
+    sigma: list[float]
+    nodes: tuple[Tensor, ...]
+    start: int
+
+    @property
+    def count(self) -> int:
+        """Number of steps."""
+        return len(self.times) - 1
+
+    @property
+    def level(self) -> list[float]:
+        """Noise k = sigma / alpha at each node, in units of the data.
+
+        Raises ValueError when the run starts in pure noise, where k is infinite.
+        """
+        if 0.0 in self.alpha:
+            raise ValueError(
+                "this sampler divides by alpha, which is 0 where the schedule is pure noise: use "
+                "DDIM, Ancestral or DPMSolver"
+            )
+        return [sigma / alpha for sigma, alpha in zip(self.sigma, self.alpha, strict=True)]
+
+    def denoise(self, x: Tensor, node: int) -> Prediction:
+        """Prediction for state x (B, C, H, W) at a node."""
+        return self.denoiser(x, self.nodes[node], self.cond)
+
+    def normal(self, like: Tensor, index: int) -> Tensor:
+        """Standard normal noise of step `index`, stream "step <index>"; shape and type of `like`.
+
+        Raises ValueError when the run has no draws.
+        """
+        if self.draws is None:
+            raise ValueError("this sampler adds noise: pass draws, or choose its noiseless form")
+        return self.draws.normal(like.shape[1:], f"step {index}").to(like)
+
+
+@dataclass(frozen=True)
+class Sampler(ABC):
+    """From noise to data along a grid of times.
+
+    grid: which times are visited (`ldm.samplers.grid`).
+    """
+
+    grid: Grid = field(default_factory=Uniform)
+
+    @abstractmethod
+    def rule(self, run: Run) -> StepRule:
+        """The step of one run: coefficients are computed here, once, and history is kept here."""
+
+    @torch.no_grad()
+    def sample(
+        self,
+        denoiser: Denoiser,
+        x: Tensor,
+        *,
+        schedule: Schedule,
+        steps: int,
+        cond: Conditioning | None = None,
+        draws: Draws | None = None,
+        callback: Callback | None = None,
+        start: int = 0,
+    ) -> Tensor:
+        """State at the last node of the grid, (B, C, H, W).
+
+        x: (B, C, H, W), state at node `start`: noise of standard deviation `schedule.prior_std` at
+        node 0, or data noised to that node's time for image-to-image.
+        steps: number of steps that the grid is made for.
+        draws: random numbers of samplers that add noise, streams "step 0", "step 1", ...
+        callback: sees every step; a tensor that it returns replaces the state.
+        """
+        times = self.grid(schedule, steps)
+        alpha, sigma = schedule.exact(times)
+        table = schedule.tensor_of(times, x)[:, None].repeat(1, len(x))
+        run = Run(
+            denoiser=denoiser,
+            cond=cond,
+            draws=draws,
+            times=times.tolist(),
+            alpha=alpha.tolist(),
+            sigma=sigma.tolist(),
+            nodes=table.unbind(),
+            start=start,
+        )
+        if not 0 <= start < run.count:
+            raise ValueError(f"start is {start}, expected a node from 0 to {run.count - 1}")
+        rule = self.rule(run)
+        for index in range(start, run.count):
+            x, used = rule(index, denoiser(x, run.nodes[index], cond))
+            if callback is not None:
+                step = Step(index, run.count, run.times[index], run.times[index + 1])
+                replaced = callback(step, x, used)
+                x = x if replaced is None else replaced
+        return x

@@ -1,0 +1,185 @@
+"""The loop of all samplers: counts, types, independence of the batch, start, callback, noise."""
+
+import pytest
+import torch
+
+from ldm.diffusion.denoiser import DiffusionWrapper, NetDenoiser
+from ldm.diffusion.draws import KeyedDraws
+from ldm.diffusion.schedule import PublishedSchedule
+from ldm.samplers.ancestral import Ancestral
+from ldm.samplers.base import Step
+from ldm.samplers.ddim import DDIM
+from ldm.samplers.dpm import DPMSolver
+from ldm.samplers.grid import PublishedQuadratic, PublishedUniform, Uniform
+from ldm.samplers.heun import Heun
+from ldm.samplers.plms import PLMS
+from ldm.types import Conditioning, Prediction
+from tests.gaussian import GaussianDenoiser
+
+SCHEDULE = PublishedSchedule()
+X = torch.randn(4, 2, 3, 3, generator=torch.Generator().manual_seed(0))
+DRAWS = KeyedDraws(range(4), seed=0)
+ONE_EVALUATION = [DDIM(), DDIM(eta=1.0), Ancestral(), DPMSolver()]
+EVERY = [*ONE_EVALUATION, PLMS(), Heun()]
+
+
+def sample(sampler, x=X, *, steps=6, schedule=SCHEDULE, draws=DRAWS, **options):
+    denoiser = GaussianDenoiser(schedule)
+    end = sampler.sample(denoiser, x, schedule=schedule, steps=steps, draws=draws, **options)
+    return end, denoiser.evaluations
+
+
+@pytest.mark.parametrize("sampler", ONE_EVALUATION, ids=repr)
+def test_every_number_of_steps_makes_exactly_so_many_evaluations(sampler):
+    short = PublishedSchedule(100, linear_end=0.1)
+    x, draws = torch.zeros(1, 1, 1, 1), KeyedDraws([0], seed=0)
+    for steps in range(1, 101):
+        assert sample(sampler, x, steps=steps, schedule=short, draws=draws)[1] == steps
+    for steps in (1, 2, 3, 9, 27, 333, 1000):
+        assert sample(sampler, x, steps=steps, draws=draws)[1] == steps
+
+
+@pytest.mark.parametrize("steps", [1, 2, 10])
+def test_heun_evaluates_twice_but_for_the_last_step(steps):
+    assert sample(Heun(), steps=steps)[1] == 2 * steps - 1
+
+
+@pytest.mark.parametrize(("steps", "evaluations"), [(1, 1), (2, 3), (10, 11)])
+def test_plms_evaluates_once_more_for_its_first_step(steps, evaluations):
+    assert sample(PLMS(), steps=steps)[1] == evaluations
+
+
+@pytest.mark.parametrize("sampler", EVERY, ids=repr)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_state_keeps_its_type(sampler, dtype):
+    seen = []
+    end, _ = sample(
+        sampler, X.to(dtype), schedule=PublishedSchedule().to(dtype),
+        callback=lambda step, x, prediction: seen.append((x.dtype, prediction.x0.dtype)),
+    )  # fmt: skip
+    assert end.dtype == dtype
+    assert set(seen) == {(dtype, dtype)}
+
+
+@pytest.mark.parametrize("sampler", EVERY, ids=repr)
+def test_float32_stays_close_to_float64(sampler):
+    narrow, _ = sample(sampler, steps=20)
+    wide, _ = sample(sampler, X.double(), steps=20, schedule=PublishedSchedule().double())
+    torch.testing.assert_close(narrow.double(), wide, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("sampler", EVERY, ids=repr)
+def test_an_example_does_not_depend_on_its_batch(sampler):
+    together, _ = sample(sampler)
+    for i in range(4):
+        alone, _ = sample(sampler, X[i : i + 1], draws=KeyedDraws([i], seed=0))
+        assert torch.equal(alone[0], together[i])
+
+
+@pytest.mark.parametrize("sampler", EVERY, ids=repr)
+def test_sampling_twice_gives_the_same_and_changes_no_argument(sampler):
+    x = X.clone()
+    first, _ = sample(sampler, x)
+    assert torch.equal(x, X)
+    assert torch.equal(sample(sampler, x)[0], first)
+
+
+@pytest.mark.parametrize("sampler", EVERY, ids=repr)
+def test_predictions_are_not_changed_by_a_rule(sampler):
+    made = []
+
+    class Keeping(GaussianDenoiser):
+        def __call__(self, x_t, t, cond):
+            prediction = super().__call__(x_t, t, cond)
+            made.append((prediction, prediction.x0.clone(), prediction.eps.clone()))
+            return prediction
+
+    sampler.sample(Keeping(SCHEDULE), X, schedule=SCHEDULE, steps=6, draws=DRAWS)
+    for prediction, x0, eps in made:
+        assert torch.equal(prediction.x0, x0)
+        assert torch.equal(prediction.eps, eps)
+
+
+@pytest.mark.parametrize("sampler", [DDIM(), DDIM(eta=0.7), Ancestral(), Heun()], ids=repr)
+def test_a_run_can_start_in_the_middle(sampler):
+    states = []
+    end, _ = sample(sampler, callback=lambda step, x, prediction: states.append(x))
+    assert torch.equal(sample(sampler, states[2], start=3)[0], end)
+
+
+@pytest.mark.parametrize("start", [-1, 6])
+def test_a_start_outside_the_grid_is_refused(start):
+    with pytest.raises(ValueError, match="expected a node from 0 to 5"):
+        sample(DDIM(), start=start)
+
+
+def test_the_callback_sees_every_step_and_its_prediction():
+    seen = []
+    sample(DDIM(), callback=lambda step, x, prediction: seen.append((step, x, prediction)))
+    times = Uniform()(SCHEDULE, 6)
+    assert [step for step, _, _ in seen] == [Step(i, 6, times[i], times[i + 1]) for i in range(6)]
+    _, last, prediction = seen[-1]
+    assert torch.equal(last, prediction.x0)
+
+
+def test_a_state_returned_by_the_callback_is_the_one_sampled_on():
+    def only_first(step, x, prediction):
+        return torch.ones_like(x) if step.index == 0 else None
+
+    replaced, _ = sample(DDIM(), callback=only_first)
+    assert torch.equal(replaced, sample(DDIM(), torch.ones_like(X), start=1)[0])
+
+
+@pytest.mark.parametrize("sampler", [DDIM(eta=0.1), Ancestral()])
+def test_a_sampler_that_adds_noise_asks_for_draws(sampler):
+    with pytest.raises(ValueError, match="pass draws"):
+        sample(sampler, draws=None)
+
+
+def test_a_sampler_without_noise_needs_no_draws():
+    assert torch.equal(sample(DDIM(), draws=None)[0], sample(DDIM())[0])
+
+
+def test_temperature_0_adds_no_noise():
+    quiet = sample(Ancestral(temperature=0.0), draws=None)[0]
+    assert not torch.equal(quiet, sample(Ancestral())[0])
+
+
+def test_one_step_is_the_predicted_data():
+    prediction = GaussianDenoiser(SCHEDULE)(X, torch.full((4,), 999), None)
+    for sampler in (DDIM(), Ancestral(), DPMSolver(), PLMS(), Heun()):
+        torch.testing.assert_close(sample(sampler, steps=1)[0], prediction.x0)
+
+
+@pytest.mark.parametrize("sampler", [DDIM, PLMS, DPMSolver, Heun, Ancestral])
+@pytest.mark.parametrize("grid", [PublishedUniform(), PublishedQuadratic()])
+def test_published_grids_are_open_to_every_sampler(sampler, grid):
+    # quadratic times repeat from 30 steps on
+    end, _ = sample(sampler(grid=grid), steps=40)
+    assert end.isfinite().all()
+
+
+def test_the_network_sees_integer_times_and_the_condition():
+    class Net(torch.nn.Module):
+        def forward(self, x, timesteps, context=None, y=None):
+            seen.append(timesteps)
+            return x * y[:, None, None, None]
+
+    seen = []
+    wrapper = DiffusionWrapper(Net(), "adm")
+    cond = Conditioning(vector=torch.arange(4.0))
+    DDIM().sample(NetDenoiser(wrapper, SCHEDULE), X, schedule=SCHEDULE, steps=5, cond=cond)
+    assert all(t.dtype == torch.int64 for t in seen)
+    assert [t.tolist() for t in seen] == [[t] * 4 for t in (999, 799, 599, 399, 199)]
+
+
+def test_sampling_records_no_gradients():
+    class Learned:
+        def __init__(self):
+            self.weight = torch.nn.Parameter(torch.ones(()))
+
+        def __call__(self, x_t, t, cond):
+            return Prediction(x0=x_t * self.weight, eps=x_t * self.weight)
+
+    end = DDIM().sample(Learned(), X, schedule=SCHEDULE, steps=3)
+    assert not end.requires_grad
