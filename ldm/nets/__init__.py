@@ -1,0 +1,1 @@
+"""Networks: functions of tensors, with the published parameter names as attribute names."""

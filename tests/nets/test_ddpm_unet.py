@@ -1,0 +1,41 @@
+import pytest
+import torch
+
+from ldm.nets.ddpm_unet import Model
+from tests.reference import fill
+
+SMALL = {
+    "ch": 32,
+    "out_ch": 3,
+    "ch_mult": [1, 2, 2],
+    "num_res_blocks": 2,
+    "attn_resolutions": [8],
+    "in_channels": 5,
+    "resolution": 16,
+}
+
+
+@pytest.mark.parametrize("arguments", [{}, {"resamp_with_conv": False}, {"attn_type": "none"}])
+@pytest.mark.parametrize("size", [(8, 8), (16, 12)])
+def test_model_keeps_the_size(arguments, size):
+    with torch.device("meta"):
+        net = Model(**{**SMALL, **arguments})
+        out = net(torch.empty(2, 5, *size), torch.empty(2))
+        assert out.shape == (2, 3, *size)
+
+
+def test_a_context_is_joined_to_the_channels():
+    net, t = fill(Model(**SMALL)), torch.tensor([1, 2])
+    x, context = torch.randn(2, 3, 8, 8), torch.randn(2, 2, 8, 8)
+    assert torch.equal(net(x, t, context), net(torch.cat([x, context], dim=1), t))
+
+
+def test_a_model_without_time_has_no_weights_for_it():
+    net = Model(**SMALL, use_timestep=False)
+    assert not [name for name, _ in net.named_parameters() if "temb" in name]
+    assert net(torch.zeros(1, 5, 8, 8)).shape == (1, 3, 8, 8)
+
+
+def test_a_missing_time_is_refused():
+    with pytest.raises(ValueError, match="t, the time of each example, is missing"):
+        Model(**SMALL)(torch.zeros(1, 5, 8, 8))
