@@ -1,0 +1,42 @@
+"""What the second stage needs of a first stage."""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+from ldm.autoencoders.posterior import DiagonalGaussian
+
+__all__ = ["FirstStage", "first_latent"]
+
+
+@runtime_checkable
+class FirstStage(Protocol):
+    """Encoder and decoder between images and the latents that diffusion runs on.
+
+    Images are (B, C, H, W) in [-1, 1], latents (B, c, h, w) with H = f h and W = f w.
+    downsample_factor: f, image pixels per latent cell along one side.
+    latent_channels: c.
+    """
+
+    downsample_factor: int
+    latent_channels: int
+
+    def encode(self, x: Tensor) -> DiagonalGaussian | Tensor:
+        """The posterior over latents (KL), or the latent before quantisation (VQ, identity)."""
+        ...
+
+    def decode(self, z: Tensor) -> Tensor:
+        """The image of an unscaled latent; a VQ first stage quantises it first."""
+        ...
+
+
+def first_latent(encoding: DiagonalGaussian | Tensor, noise: Tensor | None = None) -> Tensor:
+    """One unscaled latent (B, c, h, w) of what a first stage's `encode` returned.
+
+    noise: (B, c, h, w) standard normal, for a sample of the posterior; without it, its mode.
+    """
+    if isinstance(encoding, Tensor):
+        return encoding
+    return encoding.mode() if noise is None else encoding.sample(noise)

@@ -1,0 +1,1 @@
+"""First-stage objectives: reconstruction, perceptual distance, adversary."""

@@ -1,0 +1,78 @@
+"""The adversarial game of the first stage: both sides' losses and the balance between them.
+
+Esser et al., Taming Transformers for High-Resolution Image Synthesis (arXiv:2012.09841), eqs.
+(5)-(7), with the patch discriminator of Isola et al. (arXiv:1611.07004). Logits are
+(B, 1, h, w), high where a patch looks real; losses are per example, (B,).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from difflib import get_close_matches
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ldm.tensor import mean_flat
+
+__all__ = [
+    "adaptive_weight",
+    "adopt_weight",
+    "discriminator_loss",
+    "generator_loss",
+    "hinge_d_loss",
+    "vanilla_d_loss",
+]
+
+DiscriminatorLoss = Callable[[Tensor, Tensor], Tensor]
+
+
+def hinge_d_loss(logits_real: Tensor, logits_fake: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Half of max(0, 1 - D(x)) + max(0, 1 + D(x_hat)), mean over patches: (B,).
+
+    weights: (B,), the importance of each example; they are normalised to mean one.
+    """
+    real, fake = mean_flat(F.relu(1.0 - logits_real)), mean_flat(F.relu(1.0 + logits_fake))
+    loss = 0.5 * (real + fake)
+    return loss if weights is None else loss * (weights / weights.mean())
+
+
+def vanilla_d_loss(logits_real: Tensor, logits_fake: Tensor) -> Tensor:
+    """Half of -log s(D(x)) - log(1 - s(D(x_hat))), s the sigmoid, mean over patches: (B,)."""
+    return 0.5 * (mean_flat(F.softplus(-logits_real)) + mean_flat(F.softplus(logits_fake)))
+
+
+def generator_loss(logits_fake: Tensor) -> Tensor:
+    """-D(x_hat), mean over patches, for either loss of the discriminator: (B,)."""
+    return -mean_flat(logits_fake)
+
+
+_DISCRIMINATOR_LOSSES: dict[str, DiscriminatorLoss] = {
+    "hinge": hinge_d_loss,
+    "vanilla": vanilla_d_loss,
+}
+
+
+def discriminator_loss(name: str) -> DiscriminatorLoss:
+    """The discriminator's loss of this name: `hinge` or `vanilla`."""
+    if name not in _DISCRIMINATOR_LOSSES:
+        known = list(_DISCRIMINATOR_LOSSES)
+        near = get_close_matches(str(name), known, n=1, cutoff=0.0)[0]
+        raise ValueError(f"disc_loss={name!r}: expected one of {known}; did you mean {near!r}?")
+    return _DISCRIMINATOR_LOSSES[name]
+
+
+def adopt_weight(weight: float, step: int, threshold: int = 0, value: float = 0.0) -> float:
+    """`weight` from step `threshold` on, `value` before it."""
+    return weight if step >= threshold else value
+
+
+def adaptive_weight(nll_gradient: Tensor, generator_gradient: Tensor) -> Tensor:
+    """Balance lambda that gives both losses gradients of one size at the decoder's last layer.
+
+    Eq. (7): lambda = |d nll / dW| / (|d g / dW| + 1e-4), in [0, 1e4], 0-d, without a graph.
+    The small number keeps lambda bounded for a discriminator that has no opinion.
+    """
+    ratio = nll_gradient.float().norm() / (generator_gradient.float().norm() + 1e-4)
+    return torch.clamp(ratio, 0.0, 1e4).detach()

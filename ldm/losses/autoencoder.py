@@ -1,0 +1,327 @@
+"""Objectives of the first stage: what an autoencoder and its discriminator minimise.
+
+A loss is given in pieces, so that a training step can take each gradient where it is cheapest:
+`reconstruction` (differentiated at the image), `regularization` (of the latent), `judge` with
+`deception` and `discrimination` (the adversarial game), and `balance` between them. `objective`
+puts the generator's pieces together as published.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ldm.losses.adversarial import (
+    adaptive_weight,
+    adopt_weight,
+    discriminator_loss,
+    generator_loss,
+)
+from ldm.losses.perceptual import LPIPS
+from ldm.losses.reconstruction import (
+    ReconstructionError,
+    check_pixel_loss,
+    codebook_use,
+    laplace_nll,
+    reconstruction_error,
+)
+from ldm.nets.discriminator import NLayerDiscriminator
+from ldm.tensor import mean_flat
+from ldm.types import LossTerms
+
+__all__ = ["DummyLoss", "FirstStageLoss", "LPIPSWithDiscriminator", "VQLPIPSWithDiscriminator"]
+
+
+class DummyLoss(nn.Module):
+    """No loss: for a first stage that is used, not trained."""
+
+
+class FirstStageLoss(nn.Module, ABC):
+    """Pixels, LPIPS and a patch discriminator; subclasses say likelihood and regulariser.
+
+    disc_start: optimizer step at which the discriminator joins.  disc_factor: 0 leaves it out.
+    disc_weight: multiplies the adaptive weight.  disc_num_layers, disc_ndf: depth and width.
+    disc_conditional: the discriminator also sees a condition, joined on channels and counted in
+    disc_in_channels.  perceptual_weight: 0 leaves LPIPS out, and its network is then not built.
+    lpips_weights: see `LPIPS`.  pixel_loss: `l1` or `l2`.  pixelloss_weight: accepted, unused.
+    """
+
+    def __init__(
+        self,
+        *,
+        disc_start: int,
+        disc_num_layers: int,
+        disc_in_channels: int,
+        disc_ndf: int,
+        disc_factor: float,
+        disc_weight: float,
+        disc_loss: str,
+        disc_conditional: bool,
+        use_actnorm: bool,
+        perceptual_weight: float,
+        lpips_weights: str | Path | None,
+        pixel_loss: str,
+    ) -> None:
+        super().__init__()
+        self.disc_start = disc_start
+        self.disc_factor = disc_factor
+        self.disc_weight = disc_weight
+        self.disc_conditional = disc_conditional
+        self.disc_loss = discriminator_loss(disc_loss)
+        self.pixel_loss = check_pixel_loss(pixel_loss)
+        self.perceptual_weight = perceptual_weight
+        self.perceptual_loss = LPIPS(lpips_weights) if perceptual_weight else None
+        self.discriminator = NLayerDiscriminator(
+            input_nc=disc_in_channels,
+            n_layers=disc_num_layers,
+            use_actnorm=use_actnorm,
+            ndf=disc_ndf,
+        )
+
+    @abstractmethod
+    def reconstruction(self, inputs: Tensor, reconstructions: Tensor) -> LossTerms:
+        """How unlikely the images (B, C, H, W) are under their reconstructions."""
+
+    @abstractmethod
+    def regularization(self, cost: Tensor, codes: Tensor | None = None) -> LossTerms:
+        """What the latent costs, weighted, in the units of `reconstruction`.
+
+        cost: (B,), KL(q(z|x) || N(0, I)) in nats; or 0-d, a quantiser's loss.
+        codes: integers, which entries of a codebook the batch uses.
+        """
+
+    def generator_parameters(self) -> list[nn.Parameter]:
+        """Parameters of the loss that the generator's optimizer moves: none by default."""
+        return []
+
+    def judge(self, images: Tensor, cond: Tensor | None = None) -> Tensor:
+        """The discriminator's logits (B, 1, h, w) of images, high where they look real.
+
+        cond: (B, C, H, W), given exactly when the discriminator is conditional.
+        """
+        if (cond is not None) != self.disc_conditional:
+            raise ValueError(
+                f"disc_conditional is {self.disc_conditional}, but a condition was "
+                f"{'missing' if cond is None else 'given'}"
+            )
+        seen = images if cond is None else torch.cat([images, cond], dim=1)
+        logits: Tensor = self.discriminator(seen)
+        return logits.float()
+
+    def deception(self, logits_fake: Tensor) -> Tensor:
+        """The generator's side of the game, from the logits of reconstructions: (B,)."""
+        return generator_loss(logits_fake)
+
+    def discrimination(self, logits_real: Tensor, logits_fake: Tensor, *, step: int) -> LossTerms:
+        """The discriminator's side of the game at an optimizer step."""
+        loss = self.factor(step) * self.disc_loss(logits_real, logits_fake)
+        parts = {
+            "disc_loss": loss,
+            "logits_real": mean_flat(logits_real),
+            "logits_fake": mean_flat(logits_fake),
+        }
+        return LossTerms(loss, _detached(parts))
+
+    def factor(self, step: int) -> float:
+        """Weight of the game at an optimizer step: 0 before `disc_start`, then `disc_factor`."""
+        return adopt_weight(self.disc_factor, step, threshold=self.disc_start)
+
+    def balance(self, nll_gradient: Tensor, generator_gradient: Tensor) -> Tensor:
+        """Weight of `deception` next to `reconstruction`, 0-d, from last-layer gradients."""
+        # published: clamped first, weighted after, so that disc_weight can exceed the clamp
+        return self.disc_weight * adaptive_weight(nll_gradient, generator_gradient)
+
+    def objective(
+        self,
+        inputs: Tensor,
+        reconstructions: Tensor,
+        cost: Tensor,
+        *,
+        step: int,
+        codes: Tensor | None = None,
+        last_layer: Tensor | None = None,
+        cond: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> LossTerms:
+        """The generator's whole loss, in one graph, as published.
+
+        cost, codes: see `regularization`.
+        last_layer: the decoder's last weight; without it, as in validation, there is no gradient
+        to balance and the game counts with weight 0.
+        weights: importance of each example, B numbers; it enters the loss, not the balance.
+        """
+        terms = self.reconstruction(inputs, reconstructions)
+        regularization = self.regularization(cost, codes)
+        deception = self.deception(self.judge(reconstructions, cond))
+        balance = self._measured_balance(terms.total, deception, last_layer)
+        nll = terms.total if weights is None else terms.total * weights.flatten()
+        factor = self.factor(step)
+        total = nll + regularization.total + balance * factor * deception
+        game = {
+            "d_weight": balance.expand(len(total)),
+            "disc_factor": torch.full_like(total, factor),
+            "g_loss": deception,
+        }
+        return LossTerms(total, terms.parts | regularization.parts | _detached(game))
+
+    def require_weights(self) -> None:
+        """Raise ValueError when the perceptual network has no weights to train with."""
+        if self.perceptual_loss is not None:
+            self.perceptual_loss.require_weights()
+
+    def _error(self, inputs: Tensor, reconstructions: Tensor) -> ReconstructionError:
+        return reconstruction_error(
+            inputs,
+            reconstructions,
+            pixel_loss=self.pixel_loss,
+            perceptual_loss=self.perceptual_loss,
+            perceptual_weight=self.perceptual_weight,
+        )
+
+    def _measured_balance(
+        self, nll: Tensor, deception: Tensor, last_layer: Tensor | None
+    ) -> Tensor:
+        if last_layer is None or not self.disc_factor:
+            return nll.new_zeros(())
+        gradients = [
+            torch.autograd.grad(loss.mean(), last_layer, retain_graph=True)[0]
+            for loss in (nll, deception)
+        ]
+        return self.balance(*gradients)
+
+
+class LPIPSWithDiscriminator(FirstStageLoss):
+    """Objective of the KL autoencoder.
+
+    The likelihood is a sum over all numbers of an image (nats, up to a constant), so `kl_weight`
+    (published: 1e-6) is the weight of one nat of KL(q(z|x) || N(0, I)) against it.
+    logvar_init: log-scale of the likelihood, one number for all.  learn_logvar: the release
+    declared it a parameter and put it in no optimizer, so it never moved; true trains it.
+    Other arguments: see `FirstStageLoss`.
+    """
+
+    def __init__(
+        self,
+        disc_start: int,
+        logvar_init: float = 0.0,
+        kl_weight: float = 1.0,
+        pixelloss_weight: float = 1.0,
+        disc_num_layers: int = 3,
+        disc_in_channels: int = 3,
+        disc_factor: float = 1.0,
+        disc_weight: float = 1.0,
+        perceptual_weight: float = 1.0,
+        use_actnorm: bool = False,
+        disc_conditional: bool = False,
+        disc_loss: str = "hinge",
+        *,
+        disc_ndf: int = 64,
+        pixel_loss: str = "l1",
+        learn_logvar: bool = False,
+        lpips_weights: str | Path | None = None,
+    ) -> None:
+        super().__init__(
+            disc_start=disc_start,
+            disc_num_layers=disc_num_layers,
+            disc_in_channels=disc_in_channels,
+            disc_ndf=disc_ndf,
+            disc_factor=disc_factor,
+            disc_weight=disc_weight,
+            disc_loss=disc_loss,
+            disc_conditional=disc_conditional,
+            use_actnorm=use_actnorm,
+            perceptual_weight=perceptual_weight,
+            lpips_weights=lpips_weights,
+            pixel_loss=pixel_loss,
+        )
+        self.kl_weight = kl_weight
+        self.learn_logvar = learn_logvar
+        self.logvar = nn.Parameter(torch.full((), float(logvar_init)))
+
+    def reconstruction(self, inputs: Tensor, reconstructions: Tensor) -> LossTerms:
+        """Negative log-likelihood in nats, summed over an image."""
+        error = self._error(inputs, reconstructions)
+        nll = laplace_nll(error.mean, self.logvar, inputs[0].numel())
+        parts = {"rec_loss": error.mean, "nll_loss": nll, "logvar": self.logvar.expand(len(nll))}
+        if self.perceptual_loss is not None:
+            parts["p_loss"] = error.perceptual
+        return LossTerms(nll, _detached(parts))
+
+    def generator_parameters(self) -> list[nn.Parameter]:
+        """The log-variance, if it is learned."""
+        return [self.logvar] if self.learn_logvar else []
+
+    def regularization(self, cost: Tensor, codes: Tensor | None = None) -> LossTerms:
+        """Weighted KL(q(z|x) || N(0, I)); the part `kl_loss` is in nats, unweighted."""
+        return LossTerms(self.kl_weight * cost, {"kl_loss": cost.detach()})
+
+
+class VQLPIPSWithDiscriminator(FirstStageLoss):
+    """Objective of the VQ autoencoder: means over an image, and the quantiser's own loss.
+
+    codebook_weight: multiplies the quantiser's loss.  n_classes: number of codes, to log how many
+    are used.  perceptual_loss: `lpips` is the only one.  Other arguments: see `FirstStageLoss`.
+    """
+
+    def __init__(
+        self,
+        disc_start: int,
+        codebook_weight: float = 1.0,
+        pixelloss_weight: float = 1.0,
+        disc_num_layers: int = 3,
+        disc_in_channels: int = 3,
+        disc_factor: float = 1.0,
+        disc_weight: float = 1.0,
+        perceptual_weight: float = 1.0,
+        use_actnorm: bool = False,
+        disc_conditional: bool = False,
+        disc_ndf: int = 64,
+        disc_loss: str = "hinge",
+        n_classes: int | None = None,
+        perceptual_loss: str = "lpips",
+        pixel_loss: str = "l1",
+        *,
+        lpips_weights: str | Path | None = None,
+    ) -> None:
+        if perceptual_loss != "lpips":
+            raise ValueError(f"perceptual_loss={perceptual_loss!r}: only 'lpips' is available")
+        super().__init__(
+            disc_start=disc_start,
+            disc_num_layers=disc_num_layers,
+            disc_in_channels=disc_in_channels,
+            disc_ndf=disc_ndf,
+            disc_factor=disc_factor,
+            disc_weight=disc_weight,
+            disc_loss=disc_loss,
+            disc_conditional=disc_conditional,
+            use_actnorm=use_actnorm,
+            perceptual_weight=perceptual_weight,
+            lpips_weights=lpips_weights,
+            pixel_loss=pixel_loss,
+        )
+        self.codebook_weight = codebook_weight
+        self.n_classes = n_classes
+
+    def reconstruction(self, inputs: Tensor, reconstructions: Tensor) -> LossTerms:
+        """Mean error per number of an image."""
+        error = self._error(inputs, reconstructions)
+        parts = {"rec_loss": error.mean, "nll_loss": error.mean, "p_loss": error.perceptual}
+        return LossTerms(error.mean, _detached(parts))
+
+    def regularization(self, cost: Tensor, codes: Tensor | None = None) -> LossTerms:
+        """Weighted loss of the quantiser, a mean over the batch: the terms are (1,)."""
+        loss = cost.reshape(1)
+        terms = LossTerms(self.codebook_weight * loss, {"quant_loss": loss.detach()})
+        if codes is None or self.n_classes is None:
+            return terms
+        perplexity, used = codebook_use(codes, self.n_classes)
+        use = {"perplexity": perplexity.reshape(1), "cluster_usage": used.reshape(1).float()}
+        return replace(terms, parts=terms.parts | use)
+
+
+def _detached(parts: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach() for name, value in parts.items()}

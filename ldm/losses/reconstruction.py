@@ -1,0 +1,79 @@
+"""Reconstruction error of a first stage: pixels, perceptual distance, likelihood, codebook use."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+import torch
+from torch import Tensor
+
+from ldm.losses.perceptual import LPIPS
+from ldm.tensor import mean_flat
+
+__all__ = ["ReconstructionError", "codebook_use", "laplace_nll", "reconstruction_error"]
+
+PIXEL_LOSSES = ("l1", "l2")
+
+
+@dataclass(frozen=True)
+class ReconstructionError:
+    """Error of a batch of reconstructions, all (B,).
+
+    pixel: mean over pixels and channels of |x - x_hat| or its square.
+    perceptual: LPIPS, 0 where it has no weight.
+    mean: pixel + weight * perceptual, which is the mean over pixels of the published error map,
+    in which LPIPS is added to every pixel and channel.
+    """
+
+    pixel: Tensor
+    perceptual: Tensor
+    mean: Tensor
+
+
+def reconstruction_error(
+    inputs: Tensor,
+    reconstructions: Tensor,
+    *,
+    pixel_loss: str = "l1",
+    perceptual_loss: LPIPS | None = None,
+    perceptual_weight: float = 1.0,
+) -> ReconstructionError:
+    """Compare images (B, C, H, W) in [-1, 1] with their reconstructions."""
+    difference = inputs.float() - reconstructions.float()
+    pixel = mean_flat(difference.abs() if pixel_loss == "l1" else difference.square())
+    if perceptual_loss is None or not perceptual_weight:
+        return ReconstructionError(pixel, torch.zeros_like(pixel), pixel)
+    perceptual = perceptual_loss(inputs, reconstructions).flatten()
+    return ReconstructionError(pixel, perceptual, pixel + perceptual_weight * perceptual)
+
+
+def check_pixel_loss(name: str) -> str:
+    """The name, if it is `l1` or `l2`."""
+    if name not in PIXEL_LOSSES:
+        near = get_close_matches(str(name), PIXEL_LOSSES, n=1, cutoff=0.0)[0]
+        raise ValueError(
+            f"pixel_loss={name!r}: expected one of {list(PIXEL_LOSSES)}; did you mean {near!r}?"
+        )
+    return name
+
+
+def laplace_nll(error: Tensor, logvar: Tensor, elements: int) -> Tensor:
+    """Negative log-likelihood in nats of images of `elements` numbers each: (B,).
+
+    elements * (error / exp(logvar) + logvar), with `error` (B,) the mean per number and one
+    `logvar` (0-d) for all: a Laplace density of scale exp(logvar), without its constant log 2.
+    """
+    return elements * (error / torch.exp(logvar) + logvar)
+
+
+def codebook_use(indices: Tensor, num_codes: int) -> tuple[Tensor, Tensor]:
+    """Perplexity of the codes of a batch, and how many of them occur (int64); both 0-d.
+
+    indices: integers 0..num_codes - 1, any shape.  Perplexity is exp of the entropy: `num_codes`
+    when all are used alike, 1 when only one is.
+    """
+    counts = torch.zeros(num_codes, device=indices.device)
+    counts.index_add_(0, indices.flatten(), counts.new_ones(indices.numel()))  # bincount would sync
+    share = counts / indices.numel()
+    return torch.exp(torch.special.entr(share).sum()), (counts > 0).sum()

@@ -1,0 +1,1 @@
+"""What you train: Lightning modules, wiring only."""

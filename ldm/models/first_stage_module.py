@@ -1,0 +1,384 @@
+"""How a first stage is trained and validated under Lightning, whatever its latent space."""
+
+from __future__ import annotations
+
+import inspect
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypedDict, Unpack
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.strategies import DDPStrategy
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+
+from ldm.config import ConfigError, build, did_you_mean, to_plain
+from ldm.diffusion.draws import Draws, KeyedDraws
+from ldm.io.checkpoint import load_into, load_state
+from ldm.log import log
+from ldm.losses.autoencoder import FirstStageLoss
+from ldm.models.ema import EMA
+from ldm.models.first_stage_step import (
+    Autoencoded,
+    MicroBatch,
+    discriminator_gradients,
+    generator_gradients,
+    shared_gradients,
+)
+from ldm.models.optim import (
+    average_gradients,
+    build_optimizer,
+    clip_gradients,
+    mean_over_ranks,
+    world_size,
+)
+from ldm.nets.autoencoder import Decoder, Encoder
+from ldm.tensor import mean_flat, to_image_tensor
+
+__all__ = ["FirstStageModule"]
+
+Batch = Mapping[str, Any]
+
+GENERATOR, DISCRIMINATOR = 0, 1
+PRECISIONS = ("32-true", "bf16-mixed")
+
+
+class FirstStageOptions(TypedDict, total=False):
+    """What every first stage takes beside its networks, each with its default."""
+
+    image_key: str  # where a batch has its images; "image"
+    monitor: str | None  # metric of the best checkpoint; none
+    ckpt_path: str | None  # weights to start from; none
+    ignore_keys: Sequence[str]  # prefixes of names in that file that are not read; none
+    colorize_nlabels: int | None  # label channels, which `log_images` shows in random colours; none
+    batch_resize_range: Sequence[int] | None  # low, high side in pixels, see `_resized`; none
+    use_ema: bool  # average the generator's weights and validate the average too; false
+    lr_g_factor: float  # multiplies the generator's learning rate; 1
+    scheduler_config: Mapping[str, Any] | None  # factor on the rate by a player's own steps; none
+    optimizer_config: Mapping[str, Any] | None  # of both players; Adam with betas 0.5 and 0.9
+    gan_forward: Literal["shared", "published"]  # see `first_stage_step`; "shared"
+
+
+DEFAULTS: FirstStageOptions = {
+    "image_key": "image",
+    "monitor": None,
+    "ckpt_path": None,
+    "ignore_keys": (),
+    "colorize_nlabels": None,
+    "batch_resize_range": None,
+    "use_ema": False,
+    "lr_g_factor": 1.0,
+    "scheduler_config": None,
+    "optimizer_config": {"target": "torch.optim.Adam", "params": {"betas": [0.5, 0.9]}},
+    "gan_forward": "shared",
+}
+
+
+class FirstStageModule(pl.LightningModule, ABC):
+    """A first stage, trained as one of two players; subclasses bring the latent space.
+
+    Two players need manual optimization, so accumulation and clipping are this module's, not the
+    trainer's. A step is one update of the generator: `trainer.global_step`, `max_steps`,
+    `disc_start`, schedules and logs all count these, whatever is accumulated.
+
+    ddconfig: arguments of `Encoder` and `Decoder`.  lossconfig: a `FirstStageLoss` or its
+    configuration; with anything else the model can be used, not trained.
+
+    Set by the command line: `learning_rate`, `accumulate_grad_batches`, `gradient_clip_val` and
+    `gradient_clip_algorithm` (for each player), and `seed` of the latents' noise.
+    """
+
+    loss: FirstStageLoss  # or, in a model that is not trained, any module
+    learning_rate: float = 4.5e-6
+    accumulate_grad_batches: int = 1
+    gradient_clip_val: float | None = None
+    gradient_clip_algorithm: Literal["norm", "value"] = "norm"
+    seed: int = 23
+
+    def __init__(
+        self,
+        ddconfig: Mapping[str, Any],
+        lossconfig: object,
+        **options: Unpack[FirstStageOptions],
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.options: dict[str, Any] = {**DEFAULTS, **options}
+        if unknown := self.options.keys() - DEFAULTS.keys():
+            name = min(unknown)
+            raise ConfigError(f"{name}: unknown option{did_you_mean(name, DEFAULTS)}")
+        if (forward := self.options["gan_forward"]) not in ("shared", "published"):
+            raise ConfigError(f"gan_forward={forward!r}: expected 'shared' or 'published'")
+        self.encoder, self.decoder = _halves(to_plain(ddconfig))
+        self.loss = build(lossconfig, path="lossconfig")
+        self.downsample_factor = self.encoder.downsample_factor
+        self.image_key: str = self.options["image_key"]
+        self.monitor: str | None = self.options["monitor"]
+        self.model_ema: EMA | None = None
+        self._held: list[MicroBatch] = []
+        if labels := self.options["colorize_nlabels"]:
+            colors = torch.randn(3, labels, 1, 1, generator=torch.Generator().manual_seed(0))
+            self.register_buffer("colorize", colors)
+
+    def _complete(self) -> None:
+        """What is left to do once the networks are there: weights to start from, the average."""
+        if path := self.options["ckpt_path"]:
+            self.init_from_ckpt(path, ignore_keys=self.options["ignore_keys"])
+        if self.options["use_ema"]:
+            self.model_ema = EMA(self.networks())
+
+    def init_from_ckpt(self, path: str | Path, ignore_keys: Sequence[str] = ()) -> None:
+        """Take over the networks' weights of a checkpoint, and what fits of its loss.
+
+        Raises ConfigError when the file is none, or is of another model.
+        """
+        state = load_state(path)
+        ignored = [*ignore_keys, "loss.", "model_ema.", "colorize"]
+        load_into(self, state, ignore=ignored, source=str(path))
+        own = self.state_dict()
+        loss = {
+            name.removeprefix("loss."): value
+            for name, value in state.items()
+            if name.startswith("loss.") and not name.startswith(tuple(ignore_keys))
+            if name in own and own[name].shape == value.shape
+        }
+        self.loss.load_state_dict(loss, strict=False)
+        log.info("first stage from %s (%d tensors of its loss)", path, len(loss))
+
+    @abstractmethod
+    def autoencode(
+        self, images: Tensor, draws: Draws | None, stream: str = "posterior"
+    ) -> Autoencoded:
+        """Encode and decode images (B, C, H, W) in [-1, 1].
+
+        The latent is drawn with the numbers of a stream; without draws it is the most likely one.
+        """
+
+    def networks(self) -> nn.ModuleDict:
+        """The generator's parts, by the names they have here."""
+        names = ("encoder", "decoder", "quantize", "quant_conv", "post_quant_conv")
+        return nn.ModuleDict({name: getattr(self, name) for name in names if hasattr(self, name)})
+
+    def generator_parameters(self) -> list[nn.Parameter]:
+        """Everything the generator's optimizer moves."""
+        return [*self.networks().parameters(), *self.loss.generator_parameters()]
+
+    def compile_networks(self) -> None:
+        """Compile what a step runs, for images of one size."""
+        networks: list[nn.Module] = [self.encoder, self.decoder]
+        if isinstance(self.loss, FirstStageLoss):
+            networks.append(self.loss.discriminator)
+            if self.loss.perceptual_loss is not None:
+                networks.append(self.loss.perceptual_loss.net)
+        for network in networks:
+            network.compile(dynamic=False)
+
+    def get_last_layer(self) -> nn.Parameter:
+        """Weight of the decoder's last convolution, at which the losses are balanced."""
+        return self.decoder.get_parameter("conv_out.weight")
+
+    def get_input(self, batch: Batch, key: str | None = None) -> Tensor:
+        """Images of a batch: (B, C, H, W) in [-1, 1]."""
+        return to_image_tensor(batch[key or self.image_key])
+
+    def to_rgb(self, images: Tensor) -> Tensor:
+        """Images to look at, (B, 3, H, W) or (B, 1, H, W), of images with any channels.
+
+        Label maps get the random colours of `colorize_nlabels`, stretched to [-1, 1]; of other
+        images with more than three channels the first three are shown.
+        """
+        if not self.options["colorize_nlabels"]:
+            return images if images.shape[1] in (1, 3) else images[:, :3]
+        colored = F.conv2d(images, self.get_buffer("colorize"))
+        low, high = colored.aminmax()
+        return 2 * (colored - low) / (high - low) - 1
+
+    # training
+
+    def setup(self, stage: str) -> None:
+        """Refuse to train or validate a model without a training objective."""
+        if not isinstance(self.loss, FirstStageLoss):
+            raise ConfigError(
+                f"lossconfig: {type(self.loss).__name__} is no training objective; this model can "
+                "be used but not trained. Take ldm.losses.autoencoder.LPIPSWithDiscriminator (KL) "
+                "or ldm.losses.autoencoder.VQLPIPSWithDiscriminator (VQ)"
+            )
+
+    def on_fit_start(self) -> None:
+        """Refuse what would fail or mislead later; make Lightning count as this module does."""
+        try:
+            self.loss.require_weights()
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+        if (precision := self.trainer.precision) not in PRECISIONS:
+            # float16 needs its losses scaled, which two players cannot share; weights in half
+            # precision lose small updates
+            raise ConfigError(f"precision={precision}: a first stage trains in {PRECISIONS}")
+        if world_size() > 1 and not isinstance(self.trainer.strategy, DDPStrategy):
+            name = type(self.trainer.strategy).__name__
+            raise ConfigError(f"strategy {name}: a first stage trains on several devices with ddp")
+        # refused as an argument of the trainer, but its loggers and estimates go by it
+        self.trainer.accumulate_grad_batches = self.accumulate_grad_batches
+
+    def on_fit_end(self) -> None:
+        """Give the trainer back as it was."""
+        self.trainer.accumulate_grad_batches = 1
+
+    def configure_optimizers(self) -> tuple[list[Optimizer], list[LRScheduler]]:
+        """The generator's and the discriminator's optimizer, each with its schedule, if any."""
+        rates = (self.learning_rate * self.options["lr_g_factor"], self.learning_rate)
+        players = (self.generator_parameters(), self.loss.discriminator.parameters())
+        optimizers = [
+            build_optimizer(parameters, rate, self.options["optimizer_config"])
+            for parameters, rate in zip(players, rates, strict=True)
+        ]
+        if self.options["scheduler_config"] is None:
+            return optimizers, []
+        factor = build(self.options["scheduler_config"], path="scheduler_config")
+        return optimizers, [LambdaLR(optimizer, factor) for optimizer in optimizers]
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
+        """Hold micro-batches until a step is complete, then move both players."""
+        step = self.trainer.global_step
+        self._held.append(self._micro_batch(batch, step))
+        is_complete = (batch_idx + 1) % self.accumulate_grad_batches == 0
+        if not (is_complete or self.trainer.is_last_batch):
+            return None
+        batches, self._held = self._held, []
+        metrics = self._move_players(batches, step)
+        if self.model_ema is not None:
+            self.model_ema.update(self.networks())
+        self._log_training(metrics, step, sum(batch.size for batch in batches))
+        return metrics["total_loss"]
+
+    def _micro_batch(self, batch: Batch, step: int) -> MicroBatch:
+        images = self._resized(self.get_input(batch), step)
+        keys = batch.get("sample_id")
+        if keys is None:  # then reproducible only for this division into ranks and batches
+            first = sum(held.size for held in self._held)
+            keys = [f"{self.global_rank}/{first + i}" for i in range(len(images))]
+        return MicroBatch(images, KeyedDraws(keys, self.seed, step, images.device))
+
+    def _resized(self, images: Tensor, step: int) -> Tensor:
+        """Images at the side that this step draws among low, low + 16, ... high pixels."""
+        if self.options["batch_resize_range"] is None:
+            return images
+        low, high = self.options["batch_resize_range"]
+        # published: the first five steps use the largest size, so that memory runs out early
+        sizes = range(high, high + 1) if step <= 4 else range(low, high + 1, 16)
+        size = random.Random(f"{self.seed}/{step}").choice(sizes)  # the same on every rank
+        if size == images.shape[-1]:
+            return images
+        return F.interpolate(images, size=(size, size), mode="bicubic")
+
+    def _move_players(self, batches: Sequence[MicroBatch], step: int) -> dict[str, Tensor]:
+        if self.options["gan_forward"] == "published":
+            metrics = generator_gradients(self, batches, step)
+            self._move(GENERATOR)
+            torch.clear_autocast_cache()  # it holds casts of the weights that have just moved
+            metrics |= discriminator_gradients(self, batches, step)
+            self._move(DISCRIMINATOR)
+            return metrics
+        metrics = shared_gradients(self, batches, step)
+        self._move(GENERATOR)
+        if "disc_loss" in metrics:
+            self._move(DISCRIMINATOR)
+        return metrics
+
+    def _move(self, player: int) -> None:
+        """One optimizer step of one player on its gradients, which are then dropped."""
+        optimizers, schedules = self.optimizers(), self.lr_schedulers()
+        assert isinstance(optimizers, list)
+        optimizer = optimizers[player]
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        average_gradients(parameters)
+        clip_gradients(parameters, self.gradient_clip_val, self.gradient_clip_algorithm)
+        if player == GENERATOR:
+            optimizer.step()  # counts as a step of the trainer
+        else:
+            # past Lightning's counter, but through its precision plugin and its hooks
+            self.trainer.strategy.optimizer_step(optimizer.optimizer, lambda: None, model=self)
+        optimizer.zero_grad(set_to_none=True)
+        if isinstance(schedules, list):
+            schedules[player].step()  # type: ignore[call-arg] # none waits for a metric
+
+    def _log_training(self, metrics: dict[str, Tensor], step: int, batch_size: int) -> None:
+        """Log means over ranks, gathered in one message."""
+        means = mean_over_ranks(torch.stack([value.float() for value in metrics.values()]))
+        logged = dict(zip(metrics, means.unbind(), strict=True))
+        self.log_dict({f"train/{k}": v for k, v in logged.items()}, batch_size=batch_size)
+        shown = {"aeloss": logged["total_loss"]}
+        if "disc_loss" in logged:
+            shown["discloss"] = logged["disc_loss"]
+        self.log_dict(shown, prog_bar=True, logger=False, batch_size=batch_size)
+        if self.accumulate_grad_batches > 1:
+            # Lightning also logs after batches that are held, and would date the old values anew
+            self.log("step", float(step), batch_size=batch_size)
+
+    # validation
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Compare reconstructions of the most likely latents with their images."""
+        self._evaluate(batch, "val")
+        if self.model_ema is not None:
+            with self.model_ema.applied_to(self.networks()):
+                self._evaluate(batch, "val_ema")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """As in validation, logged as `test/...`."""
+        self._evaluate(batch, "test")
+
+    def _evaluate(self, batch: Batch, split: str) -> None:
+        images = self.get_input(batch)
+        metrics = self._measures(images, self.autoencode(images, None))
+        self.log_dict(
+            {f"{split}/{name}": value.float().mean() for name, value in metrics.items()},
+            batch_size=len(images),
+            on_step=False,
+            on_epoch=True,
+            sync_dist=True,
+        )
+
+    def _measures(self, images: Tensor, made: Autoencoded) -> dict[str, Tensor]:
+        """What validation logs: parts of the loss, PSNR in dB, deviation of the latents."""
+        step = self.trainer.global_step
+        nll = self.loss.reconstruction(images, made.reconstruction)
+        cost = self.loss.regularization(made.cost, made.codes)
+        total = nll.total + cost.total
+        metrics = nll.parts | cost.parts | {"total_loss": total, "aeloss": total}
+        metrics["psnr"] = _psnr(images, made.reconstruction)
+        metrics["latent_std"] = made.z.float().std()
+        if self.loss.factor(step):
+            logits = self.loss.judge(images), self.loss.judge(made.reconstruction)
+            metrics |= self.loss.discrimination(*logits, step=step).parts
+            metrics["g_loss"] = self.loss.deception(logits[1])
+        return metrics
+
+
+def _halves(ddconfig: Mapping[str, Any]) -> tuple[Encoder, Decoder]:
+    """Encoder and decoder of one set of arguments, of which each takes what it knows."""
+    takes = {half: inspect.signature(half).parameters for half in (Encoder, Decoder)}
+    names = {name: parameter for half in takes.values() for name, parameter in half.items()}
+    for name in sorted(ddconfig.keys() - names.keys()):
+        near = did_you_mean(name, names)
+        raise ConfigError(f"ddconfig.{name}: Encoder and Decoder have no {name!r}{near}")
+    for name, parameter in names.items():
+        if parameter.default is parameter.empty and name not in ddconfig:
+            raise ConfigError(f"ddconfig.{name}: Encoder and Decoder need it")
+    given = {
+        half: {name: value for name, value in ddconfig.items() if name in taken}
+        for half, taken in takes.items()
+    }
+    return Encoder(**given[Encoder]), Decoder(**given[Decoder])
+
+
+def _psnr(images: Tensor, reconstructions: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in dB, (B,); images are in [-1, 1], so the peak is 2."""
+    error = mean_flat((images.float() - reconstructions.float().clamp(-1, 1)).square())
+    # an exact reconstruction counts 100 dB instead of infinity
+    return 10 * torch.log10(4 / error.clamp_min(4e-10))

@@ -1,0 +1,280 @@
+"""Gradients of one optimizer step of a first stage and its discriminator.
+
+`shared_gradients` runs the autoencoder once. Both losses of the generator are differentiated at
+the reconstruction x_hat: LPIPS and the discriminator see an image, not the network behind it.
+Their gradients are joined,
+
+    d nll / d x_hat + lambda d g / d x_hat,
+
+and go back through the autoencoder once, together with the cost of the latent. The discriminator
+learns from the same x_hat, so both players move from the same point, and nothing is computed for
+it before it joins.
+
+`generator_gradients` and `discriminator_gradients` are the two halves of the published step, in
+which the discriminator meets new reconstructions of the generator that has just moved.
+
+Gradients are added to `.grad`, those of a mean over the examples of all micro-batches of this
+rank; the mean over ranks is the caller's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ldm.diffusion.draws import Draws
+from ldm.losses.autoencoder import FirstStageLoss
+from ldm.models.optim import mean_over_ranks
+
+__all__ = [
+    "Autoencoded",
+    "Autoencoder",
+    "MicroBatch",
+    "discriminator_gradients",
+    "generator_gradients",
+    "shared_gradients",
+]
+
+
+class Autoencoded(NamedTuple):
+    """What an autoencoder made of images.
+
+    reconstruction: (B, C, H, W).  z: (B, c, h, w), what was decoded.
+    cost: of the latent, before its weight: (B,) KL in nats, or the loss (0-d) of a quantiser.
+    codes: indices of the codebook, if there is one.
+    """
+
+    reconstruction: Tensor
+    z: Tensor
+    cost: Tensor
+    codes: Tensor | None = None
+
+
+class Autoencoder(Protocol):
+    """What a step needs of the model."""
+
+    loss: FirstStageLoss
+
+    def autoencode(
+        self, images: Tensor, draws: Draws | None, stream: str = "posterior"
+    ) -> Autoencoded:
+        """Encode and decode; a latent by the numbers of a stream, or the most likely one."""
+        ...
+
+    def get_last_layer(self) -> Tensor:
+        """Weight of the decoder's last convolution."""
+        ...
+
+    def generator_parameters(self) -> list[nn.Parameter]:
+        """Everything the generator's optimizer moves."""
+        ...
+
+
+class MicroBatch(NamedTuple):
+    """Images (B, C, H, W) in [-1, 1] and the random numbers of their latents."""
+
+    images: Tensor
+    draws: Draws
+
+    @property
+    def size(self) -> int:
+        """Number of images."""
+        return len(self.images)
+
+
+Metrics = dict[str, Tensor]
+
+
+@dataclass
+class _Attempt:
+    """Reconstructions of one micro-batch.
+
+    image: x_hat, with the graph of the autoencoder.
+    leaf: x_hat as the losses see it, float32; its `.grad` is share * d nll / d x_hat.
+    share: of this micro-batch in the examples of the step.
+    """
+
+    batch: MicroBatch
+    share: float
+    made: Autoencoded
+    leaf: Tensor
+
+    @property
+    def pull(self) -> Tensor:
+        assert self.leaf.grad is not None
+        return self.leaf.grad
+
+
+def shared_gradients(model: Autoencoder, batches: Sequence[MicroBatch], step: int) -> Metrics:
+    """Add both players' gradients for one step; what to log, 0-d each, by published name.
+
+    step: optimizer step; before the loss's `disc_start` there is no game.
+    Several micro-batches count as the one batch they make up: the discriminator sees their
+    reconstructions together and lambda is that of all of them. That takes a first pass without
+    the autoencoder's graph, so the autoencoder runs twice, and must not use dropout.
+    """
+    factor = model.loss.factor(step)
+    metrics = _Sums(disc_factor=torch.full((), factor, device=batches[0].images.device))
+    if not factor:
+        for batch, share in _shares(batches):
+            made = model.autoencode(*batch)
+            attempt = _attempt(model.loss, batch, share, made, metrics)
+            _backward(model.loss, made, attempt.pull, share, metrics)
+        return metrics
+    at_once = len(batches) == 1
+    with nullcontext() if at_once else _only_last_layer_learns(model):
+        reconstructed = [model.autoencode(*batch) for batch in batches]
+    attempts = [
+        _attempt(model.loss, batch, share, made, metrics)
+        for (batch, share), made in zip(_shares(batches), reconstructed, strict=True)
+    ]
+    deceptions = _play(model.loss, attempts, step, metrics)
+    weight = factor * _balance(model, attempts, deceptions, metrics)
+    metrics.add("total_loss", weight * metrics["g_loss"])
+    for attempt, deception in zip(attempts, deceptions, strict=True):
+        made = attempt.made if at_once else model.autoencode(*attempt.batch)
+        pull = attempt.pull + weight * deception
+        _backward(model.loss, made, pull, attempt.share, metrics)
+    return metrics
+
+
+def generator_gradients(model: Autoencoder, batches: Sequence[MicroBatch], step: int) -> Metrics:
+    """Add the generator's gradients as published: one graph, each micro-batch its own lambda."""
+    metrics = _Sums()
+    for batch, share in _shares(batches):
+        made = model.autoencode(batch.images, batch.draws)
+        terms = model.loss.objective(
+            batch.images,
+            made.reconstruction,
+            made.cost,
+            codes=made.codes,
+            step=step,
+            last_layer=model.get_last_layer(),
+        )
+        torch.autograd.backward(share * terms.total.mean(), inputs=_learned(model))
+        metrics.add_mean(terms.parts | {"total_loss": terms.total}, share)
+    return metrics
+
+
+def discriminator_gradients(
+    model: Autoencoder, batches: Sequence[MicroBatch], step: int
+) -> Metrics:
+    """Add the discriminator's gradients as published: on reconstructions made anew."""
+    metrics = _Sums()
+    for batch, share in _shares(batches):
+        with torch.no_grad():
+            made = model.autoencode(batch.images, batch.draws, "posterior for the discriminator")
+        logits_real = model.loss.judge(batch.images)
+        logits_fake = model.loss.judge(made.reconstruction)
+        terms = model.loss.discrimination(logits_real, logits_fake, step=step)
+        loss, inputs = share * terms.total.mean(), _discriminator_parameters(model.loss)
+        torch.autograd.backward(loss, inputs=inputs)
+        metrics.add_mean(terms.parts, share)
+    return metrics
+
+
+def _attempt(
+    loss: FirstStageLoss, batch: MicroBatch, share: float, made: Autoencoded, metrics: _Sums
+) -> _Attempt:
+    """Differentiate the likelihood at the reconstruction."""
+    leaf = made.reconstruction.detach().float().requires_grad_()
+    terms = loss.reconstruction(batch.images, leaf)
+    inputs = [leaf, *loss.generator_parameters()]
+    torch.autograd.backward(share * terms.total.mean(), inputs=inputs)
+    metrics.add_mean(terms.parts | {"total_loss": terms.total}, share)
+    return _Attempt(batch, share, made, leaf)
+
+
+def _play(
+    loss: FirstStageLoss, attempts: Sequence[_Attempt], step: int, metrics: _Sums
+) -> list[Tensor]:
+    """One round of the game on all reconstructions of the step.
+
+    Adds the discriminator's gradients; returns d g / d x_hat of each micro-batch. The logits of
+    the reconstructions are computed once, for both players.
+    """
+    leaves = [attempt.leaf for attempt in attempts]
+    logits_fake = loss.judge(torch.cat(leaves))
+    deception = loss.deception(logits_fake).mean()
+    gradients = torch.autograd.grad(deception, leaves, retain_graph=True)
+    logits_real = loss.judge(torch.cat([attempt.batch.images for attempt in attempts]))
+    terms = loss.discrimination(logits_real, logits_fake, step=step)
+    torch.autograd.backward(terms.total.mean(), inputs=_discriminator_parameters(loss))
+    metrics.add("g_loss", deception.detach())
+    metrics.add_mean(terms.parts)
+    return list(gradients)
+
+
+def _balance(
+    model: Autoencoder,
+    attempts: Sequence[_Attempt],
+    deceptions: Sequence[Tensor],
+    metrics: _Sums,
+) -> Tensor:
+    """Lambda (0-d) of the whole step, on all ranks, from gradients of the last layer alone."""
+    images = [attempt.made.reconstruction for attempt in attempts]
+    gradients: list[Tensor] = []
+    for pulls in ([attempt.pull for attempt in attempts], deceptions):
+        upstream = [pull.to(image.dtype) for pull, image in zip(pulls, images, strict=True)]
+        gradients += torch.autograd.grad(
+            images, model.get_last_layer(), upstream, retain_graph=True
+        )
+    weight = model.loss.balance(*mean_over_ranks(torch.stack(gradients)))
+    metrics.add("d_weight", weight)
+    return weight
+
+
+def _backward(
+    loss: FirstStageLoss, made: Autoencoded, pull: Tensor, share: float, metrics: _Sums
+) -> None:
+    """From the reconstruction, and from the cost of the latent, into the autoencoder."""
+    cost = loss.regularization(made.cost, made.codes)
+    metrics.add_mean(cost.parts | {"total_loss": cost.total}, share)
+    roots = [made.reconstruction, share * cost.total.mean()]
+    upstream = [pull.to(made.reconstruction.dtype), torch.ones_like(roots[1])]
+    if not roots[1].requires_grad:  # the encoder is frozen
+        del roots[1], upstream[1]
+    torch.autograd.backward(roots, upstream)
+
+
+def _shares(batches: Sequence[MicroBatch]) -> Iterator[tuple[MicroBatch, float]]:
+    examples = sum(batch.size for batch in batches)
+    return ((batch, batch.size / examples) for batch in batches)
+
+
+def _learned(model: Autoencoder) -> list[Tensor]:
+    return [p for p in model.generator_parameters() if p.requires_grad]
+
+
+def _discriminator_parameters(loss: FirstStageLoss) -> list[Tensor]:
+    return list(loss.discriminator.parameters())
+
+
+@contextmanager
+def _only_last_layer_learns(model: Autoencoder) -> Iterator[None]:
+    """Inside, a forward pass keeps a graph of the last convolution and of nothing before it."""
+    last = model.get_last_layer()
+    others = [p for p in model.generator_parameters() if p.requires_grad and p is not last]
+    for parameter in others:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in others:
+            parameter.requires_grad_(True)
+
+
+class _Sums(dict[str, Tensor]):
+    """Values to log, summed over micro-batches."""
+
+    def add(self, name: str, value: Tensor) -> None:
+        self[name] = self[name] + value if name in self else value
+
+    def add_mean(self, terms: dict[str, Tensor], share: float = 1.0) -> None:
+        for name, value in terms.items():
+            self.add(name, share * value.detach().mean())

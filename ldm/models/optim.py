@@ -1,0 +1,134 @@
+"""Optimizers, learning rates and what happens between a gradient and a step."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from ldm.config import ConfigError, instantiate_from_config, locate, to_plain
+
+__all__ = [
+    "average_gradients",
+    "build_optimizer",
+    "build_schedule",
+    "clip_gradients",
+    "mean_over_ranks",
+    "scaled_learning_rate",
+    "world_size",
+]
+
+BUCKET_ELEMENTS = 2**24  # 64 MiB of float32: a few large messages instead of hundreds of small ones
+
+
+def build_optimizer(
+    parameters: Iterable[Tensor], lr: float, config: Mapping[str, Any]
+) -> Optimizer:
+    """The optimizer that a configuration names, over these parameters.
+
+    config: `target` (a class of torch.optim) and `params`, which may override `lr`. The fused
+    implementation is used where the class has one: one kernel instead of one per parameter.
+    """
+    config = to_plain(config)
+    params = {"lr": lr, **(config.get("params") or {})}
+    if "fused" in inspect.signature(locate(config["target"])).parameters:
+        params.setdefault("fused", True)
+    optimizer = instantiate_from_config(
+        {"target": config["target"], "params": params},
+        path="optimizer_config",
+        given={"params": [p for p in parameters if p.requires_grad]},
+    )
+    if not isinstance(optimizer, Optimizer):
+        raise ConfigError(f"optimizer_config: {config['target']} is not a torch optimizer")
+    return optimizer
+
+
+def build_schedule(optimizer: Optimizer, factor: Callable[[int], float]) -> dict[str, Any]:
+    """A schedule as Lightning takes it: `factor(step)` on the rate, once per optimizer step."""
+    return {"scheduler": LambdaLR(optimizer, lr_lambda=factor), "interval": "step", "frequency": 1}
+
+
+def scaled_learning_rate(
+    base: float, *, batch_size: int, devices: int, accumulate: int
+) -> tuple[float, str]:
+    """The rate that the published command line trains with, and the equation that explains it.
+
+    base: rate per example.  batch_size: examples per device and batch.
+    devices: number of processes.  accumulate: batches per optimizer step.
+    """
+    rate = accumulate * devices * batch_size * base
+    equation = (
+        f"lr = {accumulate} (accumulate_grad_batches) x {devices} (devices) x "
+        f"{batch_size} (batch_size) x {base:g} (base_learning_rate) = {rate:g}"
+    )
+    return rate, equation
+
+
+def clip_gradients(
+    parameters: Iterable[Tensor],
+    value: float | None,
+    algorithm: Literal["norm", "value"] = "norm",
+) -> None:
+    """Limit gradients in place; None or 0 leaves them.
+
+    `norm`: their joint Euclidean norm is at most `value`.  `value`: each element is in
+    [-value, value].
+    """
+    if not value:
+        return
+    if algorithm == "norm":
+        torch.nn.utils.clip_grad_norm_(parameters, value)
+    elif algorithm == "value":
+        torch.nn.utils.clip_grad_value_(parameters, value)
+    else:
+        raise ConfigError(f"gradient_clip_algorithm={algorithm!r}: expected 'norm' or 'value'")
+
+
+def world_size() -> int:
+    """Number of processes that train together, 1 without a process group."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+@torch.no_grad()
+def average_gradients(parameters: Iterable[Tensor]) -> None:
+    """Replace each gradient by its mean over ranks, in place; every rank calls this.
+
+    Parameters without a gradient are passed over: they are the same on every rank.
+    """
+    if world_size() == 1:
+        return
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    for bucket in _buckets(gradients):
+        mean = mean_over_ranks(torch.cat([gradient.flatten() for gradient in bucket]))
+        parts = torch.split(mean, [gradient.numel() for gradient in bucket])
+        for gradient, part in zip(bucket, parts, strict=True):
+            gradient.copy_(part.view_as(gradient))
+
+
+def mean_over_ranks(value: Tensor) -> Tensor:
+    """The mean of a tensor over ranks; the tensor itself when there is one."""
+    if (size := world_size()) == 1:
+        return value
+    total = value.clone()
+    dist.all_reduce(total)
+    return total / size
+
+
+def _buckets(gradients: Sequence[Tensor]) -> Iterable[list[Tensor]]:
+    bucket: list[Tensor] = []
+    elements = 0
+    for gradient in gradients:
+        same_kind = not bucket or gradient.dtype == bucket[0].dtype
+        if bucket and (elements + gradient.numel() > BUCKET_ELEMENTS or not same_kind):
+            yield bucket
+            bucket, elements = [], 0
+        bucket.append(gradient)
+        elements += gradient.numel()
+    if bucket:
+        yield bucket

@@ -1,0 +1,50 @@
+"""Latent scale."""
+
+import pytest
+import torch
+
+from ldm.autoencoders.scaling import LatentMoments, unit_std_scale
+
+
+@pytest.fixture
+def latents():
+    draw = torch.randn(6, 4, 8, 5, generator=torch.Generator().manual_seed(0))
+    return draw * torch.tensor([1.0, 2.0, 0.5, 3.0]).reshape(1, 4, 1, 1) + 0.7
+
+
+def test_scale_is_the_inverse_unbiased_deviation_over_all_elements(latents):
+    torch.testing.assert_close(unit_std_scale(latents), 1 / latents.std())
+
+
+def test_scaled_latents_have_unit_deviation_per_channel(latents):
+    scale = unit_std_scale(latents, per_channel=True)
+    assert scale.shape == (1, 4, 1, 1)
+    torch.testing.assert_close((latents * scale).std(dim=(0, 2, 3)), torch.ones(4))
+
+
+def test_moments_do_not_depend_on_the_batches(latents):
+    whole, parts = LatentMoments(), LatentMoments()
+    whole.update(latents)
+    for part in latents.split([1, 3, 2]):
+        parts.update(part)
+    for per_channel in (False, True):
+        torch.testing.assert_close(
+            parts.std(per_channel=per_channel),
+            whole.std(per_channel=per_channel),
+            rtol=1e-14,
+            atol=0,
+        )
+        torch.testing.assert_close(
+            parts.mean(per_channel=per_channel),
+            latents.double().mean(dim=(0, 2, 3) if per_channel else None),
+        )
+
+
+def test_constant_latents_have_no_scale():
+    with pytest.raises(ValueError, match="do not vary"):
+        unit_std_scale(torch.zeros(2, 3, 4, 4))
+
+
+def test_moments_without_latents_are_an_error():
+    with pytest.raises(ValueError, match="no latents"):
+        LatentMoments().mean()

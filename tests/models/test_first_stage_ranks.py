@@ -1,0 +1,149 @@
+"""One process, two processes and accumulation train the same first stage."""
+
+import os
+import socket
+
+import pytest
+import pytorch_lightning as pl
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from pytorch_lightning.strategies import DDPStrategy
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader, DistributedSampler
+
+from ldm.models.optim import average_gradients
+from tests.models.first_stages import FAMILY, Images, collate
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec.*"),
+    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
+    pytest.mark.filterwarnings("ignore:.*in eval mode at the start of training.*"),
+    pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no"),
+]
+STEPS, START, BATCH = 20, 8, 4
+# every weight of this network has a gradient: a bias does not vanish in a norm of one channel per
+# group or in a softmax, where Adam would make full steps out of rounding errors
+NETWORK = {"ch": 64, "attn_type": "none"}
+
+
+class Record(pl.Callback):
+    """Collects what each step logged, and the gradients that DDP reduced by itself."""
+
+    def __init__(self):
+        self.rows, self.reductions = [], []
+
+    def on_train_start(self, trainer, module):
+        if isinstance(trainer.model, DistributedDataParallel):
+            trainer.model.register_comm_hook(self.reductions, counting_hook)
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        if not module._held:
+            names = ("total_loss", "rec_loss", "d_weight", "g_loss", "disc_loss")
+            logged = trainer.callback_metrics
+            self.rows.append({n: float(logged.get(f"train/{n}", 0.0)) for n in names})
+
+
+def counting_hook(reductions: list, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
+    reductions.append(bucket.index())
+    future = torch.futures.Future()
+    future.set_result(bucket.buffer())
+    return future
+
+
+def fit(rank, world, kind, accumulate, path):
+    """Train on `world` processes so that every step sees the same BATCH images."""
+    torch.set_num_threads(1)
+    model = FAMILY[kind]({"disc_start": START}, NETWORK)
+    model.learning_rate = 4.5e-6 * BATCH  # as published
+    model.accumulate_grad_batches = accumulate
+    model.gradient_clip_val = 10.0
+    images, record = Images(12), Record()
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        devices=world,
+        strategy=DDPStrategy(process_group_backend="gloo") if world > 1 else "auto",
+        max_steps=STEPS,
+        max_epochs=STEPS,
+        use_distributed_sampler=False,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[record],
+    )
+    sampler = DistributedSampler(images, world, rank, shuffle=False)
+    size = BATCH // world // accumulate
+    trainer.fit(model, DataLoader(images, batch_size=size, sampler=sampler, collate_fn=collate))
+    assert trainer.global_step == STEPS
+    assert record.reductions == []  # gradients are averaged once, by the module
+    if rank == 0:
+        torch.save({"weights": model.state_dict(), "losses": record.rows}, path)
+
+
+def in_two_processes(function, *arguments):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    mp.start_processes(_in_group, args=(port, function, arguments), nprocs=2, start_method="spawn")
+
+
+def _in_group(rank, port, function, arguments):
+    os.environ |= {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "WORLD_SIZE": "2",
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "LOCAL_WORLD_SIZE": "2",
+        "GROUP_RANK": "0",
+        "TORCHELASTIC_RUN_ID": "test",  # tells Lightning that the processes are there
+    }
+    function(rank, 2, *arguments)
+
+
+@pytest.fixture(scope="module", params=list(FAMILY))
+def runs(request, tmp_path_factory):
+    directory = tmp_path_factory.mktemp(request.param)
+    fit(0, 1, request.param, 1, directory / "one")
+    fit(0, 1, request.param, 2, directory / "accumulated")
+    in_two_processes(fit, request.param, 1, directory / "two")
+    return {p.name: torch.load(p, weights_only=True) for p in directory.iterdir()}
+
+
+@pytest.mark.parametrize("other", ["accumulated", "two"])
+def test_losses_are_those_of_one_process_with_the_whole_batch(runs, other):
+    assert len(runs[other]["losses"]) == STEPS
+    for step, (want, got) in enumerate(
+        zip(runs["one"]["losses"], runs[other]["losses"], strict=True)
+    ):
+        assert got == pytest.approx(want, rel=1e-5, abs=1e-5), f"step {step}"
+        assert (want["d_weight"] > 0) == (step >= START)
+
+
+@pytest.mark.parametrize("other", ["accumulated", "two"])
+def test_weights_are_those_of_one_process_with_the_whole_batch(runs, other):
+    for name, want in runs["one"]["weights"].items():
+        got = runs[other]["weights"][name]
+        torch.testing.assert_close(
+            got, want, rtol=1e-5, atol=1e-5, msg=lambda m, name=name: f"{name}: {m}"
+        )
+
+
+def average_and_check(rank, world):
+    dist.init_process_group("gloo")
+    layers = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2).double(), nn.Linear(2, 1))
+    for number, parameter in enumerate(layers.parameters()):
+        parameter.grad = torch.full_like(parameter, rank + number)
+    layers[2].bias.grad = None
+    average_gradients(layers.parameters())
+    for number, parameter in enumerate(layers[:2].parameters()):
+        assert torch.equal(parameter.grad, torch.full_like(parameter, number + 0.5))
+    assert layers[2].bias.grad is None
+    dist.destroy_process_group()
+
+
+def test_average_of_gradients_is_their_mean_over_ranks():
+    in_two_processes(average_and_check)
