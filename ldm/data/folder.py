@@ -1,0 +1,140 @@
+"""Your own images: a directory, or a list of files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ldm.config import ConfigError
+from ldm.data.captions import Captions
+from ldm.data.decoding import Channels
+from ldm.data.images import ImageFiles
+from ldm.data.listing import (
+    Split,
+    class_names,
+    existing_directory,
+    list_files,
+    read_list,
+    split_by_hash,
+)
+from ldm.data.transforms import Framing, Interpolation
+from ldm.log import log
+
+__all__ = ["ImageFolder", "ImageList"]
+
+_SPLIT_NAMES = frozenset({"train", "training", "val", "valid", "validation", "test"})
+
+
+class ImageFolder(ImageFiles):
+    """Every image below a directory.
+
+    root: the directory, searched at any depth.
+    size: side of the images in pixels, or [height, width]: the largest window of these proportions
+        is cut out and resized.
+    split: `train`, `validation`, or `all` for a directory that is one split by itself.
+    val_fraction: share of the images held out for validation, by a hash of their names.
+    random_crop: cut the window at random along the longer side instead of from the centre.
+    flip_p: probability of a mirrored image; a caption that says left or right prevents it.
+    interpolation, channels, fast_decode: as in `Framing` and `ImageFiles`.
+
+    An item holds `image` (H, W, channels) uint8 and `relpath`; when all images lie in
+    sub-directories, `class_label` and `human_label`, the index and name of the first of them (the
+    names are in `class_names`, sorted); when there are captions (`ldm.data.captions`), `caption`.
+
+    Raises ConfigError when the directory is missing, holds no images, or no image can be used.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        size: int | Sequence[int] = 256,
+        *,
+        split: Split = "train",
+        val_fraction: float = 0.05,
+        random_crop: bool = False,
+        flip_p: float = 0.0,
+        interpolation: Interpolation = "bicubic",
+        channels: Channels = 3,
+        fast_decode: bool = False,
+    ) -> None:
+        framing = Framing.of(
+            size, random_crop=random_crop, flip_p=flip_p, interpolation=interpolation
+        )
+        directory = existing_directory(root, expected="a directory of images")
+        names, texts = list_files(directory)
+        # classes and captions are those of the whole directory, the same for every split
+        self.class_names = class_names(names)
+        if self.class_names and _SPLIT_NAMES.issuperset(self.class_names):
+            log.warning(
+                "%s: its directories are taken for classes: %s. If they are splits, give one of "
+                "them as root, with split: all",
+                directory,
+                ", ".join(self.class_names),
+            )
+        self._class_index = {name: index for index, name in enumerate(self.class_names)}
+        self._captions = Captions.find(directory, names, texts)
+        chosen = split_by_hash(names, split, val_fraction)
+        self._shuffles_captions = split == "train"
+        log.info(
+            "%s: %d of %d images (%s), %d classes, %s captions",
+            directory,
+            len(chosen),
+            len(names),
+            split,
+            len(self.class_names),
+            "with" if self._captions else "no",
+        )
+        super().__init__(directory, chosen, framing, channels=channels, fast_decode=fast_decode)
+
+    def facts(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
+        """Class and caption of a sample, as far as the directory has them."""
+        name = self.names[index]
+        facts: dict[str, Any] = {}
+        if self.class_names:
+            label = name.partition("/")[0]
+            facts |= {"class_label": self._class_index[label], "human_label": label}
+        if self._captions:
+            texts = self._captions.of(name)
+            which = rng.integers(len(texts)) if self._shuffles_captions else 0
+            facts["caption"] = texts[which]
+        return facts
+
+
+class ImageList(ImageFiles):
+    """The images that a text file names, one to a line.
+
+    file: the list.  root: directory its names are relative to, by default the list's own.
+    The other parameters and the items are those of `ImageFolder`, without classes and captions. A
+    list is one split by itself.
+
+    Raises ConfigError when the list is missing, empty, or names no image that can be used.
+    """
+
+    def __init__(
+        self,
+        file: str | Path,
+        root: str | Path | None = None,
+        size: int | Sequence[int] = 256,
+        *,
+        random_crop: bool = False,
+        flip_p: float = 0.0,
+        interpolation: Interpolation = "bicubic",
+        channels: Channels = 3,
+        fast_decode: bool = False,
+    ) -> None:
+        framing = Framing.of(
+            size, random_crop=random_crop, flip_p=flip_p, interpolation=interpolation
+        )
+        path = Path(file).expanduser()
+        if not path.is_file():
+            raise ConfigError(f"file: there is no list {path}; expected one image name to a line")
+        directory = existing_directory(
+            path.parent if root is None else root, expected=f"the directory of the files in {path}"
+        )
+        names = read_list(path)
+        if not names:
+            raise ConfigError(f"file: {path} is empty; expected one image name to a line")
+        super().__init__(directory, names, framing, channels=channels, fast_decode=fast_decode)

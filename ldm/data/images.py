@@ -1,0 +1,154 @@
+"""Images in files: what every data set of files has in common.
+
+Files that cannot be used are counted, named once, and replaced by their next good neighbour in the
+list. Which sample takes whose place depends on the list alone, so it is the same in every process
+and every epoch.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+
+from ldm.config import ConfigError
+from ldm.data.captions import mentions_a_side
+from ldm.data.decoding import UNREADABLE, Channels, header_size, read_image, reason
+from ldm.data.transforms import Framing
+from ldm.log import log, rank
+
+__all__ = ["ImageFiles"]
+
+_MIN_SIDE = 8  # pixels; narrower images are as good as damaged
+_SURVEY_SECONDS = 5.0  # headers not looked at by then are found when they are used
+_SURVEY_CHUNK = 1024
+_NAMED = 10  # bad files named in one message; the others are counted
+
+
+class ImageFiles(Dataset[dict[str, Any]]):
+    """Images below a directory, by name, each framed to one size.
+
+    root: directory.  names: files relative to it.  framing: crop, size and flip.
+    channels: 3 for RGB, 1 for grey.  fast_decode: let JPEG decode at a reduced size (see
+    `read_image`).
+
+    `item(index, rng)` is a dictionary with `image` (H, W, channels) uint8, `relpath`, and what a
+    subclass adds in `facts`. Every random choice is drawn from `rng`.
+
+    Raises ConfigError when no file can be used.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        names: Sequence[str],
+        framing: Framing,
+        *,
+        channels: Channels = 3,
+        fast_decode: bool = False,
+    ) -> None:
+        self.root, self.names, self.framing, self.channels = root, list(names), framing, channels
+        self._draft_side = max(framing.height, framing.width) if fast_decode else None
+        self._bad: dict[int, str] = {}
+        self._survey()
+        self._good_from(0)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """The item with the random choices of epoch 0."""
+        return self.item(index, np.random.default_rng([0, 0, index]))
+
+    def item(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
+        """The sample at `index`, or the next one that can be read."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"image {index} of {len(self)}")
+        good, pixels = self._good_from(index)
+        facts = self.facts(good, rng)
+        may_flip = not mentions_a_side(facts.get("caption", ""))
+        image = self.framing(pixels, rng, may_flip=may_flip)
+        return {"image": image, "relpath": self.names[good], **facts}
+
+    def facts(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
+        """What is known about a sample beside its pixels: labels, captions."""
+        return {}
+
+    def _good_from(self, index: int) -> tuple[int, NDArray[np.uint8]]:
+        """The first sample from `index` on, around the end, that can be read, and its pixels."""
+        for step in range(len(self)):
+            candidate = (index + step) % len(self)
+            if candidate in self._bad:
+                continue
+            path = self.root / self.names[candidate]
+            try:
+                pixels = read_image(path, self.channels, draft_side=self._draft_side)
+            except UNREADABLE as error:
+                self._bad[candidate] = reason(error)
+                log.warning(
+                    "%s: %s (%s) is replaced by its neighbour; %d of %d files are bad so far",
+                    self.root,
+                    self.names[candidate],
+                    self._bad[candidate],
+                    len(self._bad),
+                    len(self),
+                )
+                continue
+            return candidate, pixels
+        raise ConfigError(
+            f"{self.root}: none of its {len(self)} image files can be used: {self._bad_names()}"
+        )
+
+    def _survey(self) -> None:
+        """Looks at the headers, for as long as it may take, and says once what was found."""
+        deadline = time.monotonic() + _SURVEY_SECONDS
+        small, seen = 0, 0
+        with ThreadPoolExecutor(max_workers=8) as pool:
+            while seen < len(self) and time.monotonic() < deadline:
+                chunk = self.names[seen : seen + _SURVEY_CHUNK]
+                for index, found in enumerate(pool.map(self._inspect, chunk), start=seen):
+                    if isinstance(found, str):
+                        self._bad[index] = found
+                    else:
+                        small += found
+                seen += len(chunk)
+        if rank() or len(self._bad) == len(self):
+            return  # rank 0 speaks for all; `_good_from` says when nothing is good
+        if self._bad:
+            log.warning(
+                "%s: %d of %d image files cannot be used and are replaced by their neighbours: %s",
+                self.root,
+                len(self._bad),
+                seen,
+                self._bad_names(),
+            )
+        if small:
+            log.info(
+                "%s: %d of %d images are smaller than %d x %d and are enlarged",
+                self.root,
+                small,
+                seen,
+                self.framing.width,
+                self.framing.height,
+            )
+
+    def _inspect(self, name: str) -> str | bool:
+        """What is wrong with a file as far as its header shows, or whether the image is small."""
+        try:
+            width, height = header_size(self.root / name)
+        except UNREADABLE as error:
+            return reason(error)
+        if min(width, height) < _MIN_SIDE:
+            return f"{width} x {height} pixels"
+        return min(width / self.framing.width, height / self.framing.height) < 1
+
+    def _bad_names(self) -> str:
+        named = [f"{self.names[i]} ({why})" for i, why in list(self._bad.items())[:_NAMED]]
+        more = len(self._bad) - len(named)
+        return ", ".join(named) + (f", and {more} more" if more else "")

@@ -1,0 +1,146 @@
+"""Which image files there are, and which of them are for training."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, get_args
+
+from ldm.config import ConfigError, did_you_mean, nearest_path
+from ldm.data.decoding import EXTENSIONS
+from ldm.log import log
+
+__all__ = [
+    "Split",
+    "class_names",
+    "existing_directory",
+    "list_files",
+    "list_or_hash",
+    "read_list",
+    "split_by_hash",
+]
+
+Split = Literal["train", "validation", "all"]
+
+
+def existing_directory(root: str | Path, *, key: str = "root", expected: str) -> Path:
+    """A directory that exists; otherwise ConfigError names the key and what it should hold."""
+    path = Path(root).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists():
+        problem = f"{path} is a file"
+    else:
+        problem = f"there is no directory {path}"
+        near = nearest_path(path.absolute())
+        problem += f"; did you mean {near}?" if near else ""
+    raise ConfigError(f"{key}: {problem}; expected {expected}")
+
+
+def list_files(root: Path) -> tuple[list[str], set[str]]:
+    """Names of the images and, without extension, of the `.txt` files, at any depth below `root`.
+
+    Names are relative, with forward slashes; the images are sorted. Hidden files and directories
+    are left out, links to directories are followed once.
+    Raises ConfigError when there are no images.
+    """
+    images, texts, visited = [], set(), set()
+    for directory, subdirectories, files in os.walk(root, followlinks=True):
+        real = os.path.realpath(directory)
+        if real in visited:
+            subdirectories.clear()
+            continue
+        visited.add(real)
+        subdirectories[:] = sorted(name for name in subdirectories if _is_shown(name))
+        below = Path(directory).relative_to(root).as_posix()
+        prefix = "" if below == "." else f"{below}/"
+        for name in filter(_is_shown, files):
+            stem, extension = os.path.splitext(name)
+            if extension.lower() in EXTENSIONS:
+                images.append(prefix + name)
+            elif extension.lower() == ".txt":
+                texts.add(prefix + stem)
+    if not images:
+        raise ConfigError(
+            f"{root} holds no images; expected files ending in {' '.join(sorted(EXTENSIONS))}, "
+            "in it or below it"
+        )
+    return sorted(images), texts
+
+
+def _is_shown(name: str) -> bool:
+    return not name.startswith((".", "__MACOSX"))
+
+
+def class_names(names: Sequence[str]) -> list[str]:
+    """The first directories of the names, sorted; none when an image lies in the root itself."""
+    if any("/" not in name for name in names):
+        return []
+    return sorted({name.partition("/")[0] for name in names})
+
+
+def read_list(path: Path) -> list[str]:
+    """The lines of a text file that names one image each; blank lines do not count."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [line.strip() for line in lines if line.strip()]
+
+
+def split_by_hash(names: Sequence[str], split: Split, val_fraction: float) -> list[str]:
+    """The names of one split, in their order.
+
+    Whether a name is for validation depends on the name alone, so it stays what it is when files
+    are added. Neither split of two or more names is empty.
+    Raises ConfigError for a fraction or split that cannot be.
+    """
+    if split not in get_args(Split):
+        raise ConfigError(
+            f"split: {split!r}; expected 'train', 'validation' or 'all'"
+            + did_you_mean(split, get_args(Split))
+        )
+    if not 0 <= val_fraction < 1:
+        raise ConfigError(f"val_fraction: {val_fraction}; expected at least 0 and below 1")
+    if split == "all" or (val_fraction == 0 and split == "train"):
+        return list(names)
+    if val_fraction == 0 or len(names) < 2:
+        raise ConfigError(
+            f"split: {split!r} of {len(names)} images with val_fraction {val_fraction} is empty; "
+            "expected two images or more and a fraction above 0, or split 'all'"
+        )
+    position = {name: _position(name) for name in names}
+    ordered = sorted(names, key=lambda name: position[name])
+    held_out = {name for name in names if position[name] < val_fraction} or {ordered[0]}
+    held_out -= {ordered[-1]}
+    return [name for name in names if (name in held_out) == (split == "validation")]
+
+
+def list_or_hash(
+    names: Sequence[str], file: Path, split: Literal["train", "validation"]
+) -> list[str]:
+    """The names that a split's list has, or the split by hash when there is no such list.
+
+    Extensions are not compared: images may have been converted since the list was written.
+    Raises ConfigError when the list has none of the names.
+    """
+    if not file.is_file():
+        log.info("there is no list %s: 5 %% of the images are for validation, by hash", file)
+        return split_by_hash(names, split, 0.05)
+    wanted = {os.path.splitext(line)[0] for line in read_list(file)}
+    chosen = [name for name in names if os.path.splitext(name)[0] in wanted]
+    if not chosen:
+        raise ConfigError(
+            f"txt_file: none of the {len(wanted)} names in {file} is an image of the data set; "
+            f"it has, e.g., {names[0]}, the list {min(wanted, default='nothing')}"
+        )
+    if len(chosen) < len(wanted):
+        log.warning(
+            "%s: %d of its %d images are missing", file, len(wanted) - len(chosen), len(wanted)
+        )
+    return chosen
+
+
+def _position(name: str) -> float:
+    """A number in [0, 1) that is a function of the name, evenly spread over names."""
+    digest = hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64

@@ -1,0 +1,113 @@
+"""Crops, sizes and flips: pure functions of arrays (H, W, C) and an explicit generator."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+
+from ldm.config import ConfigError, did_you_mean
+
+__all__ = ["Framing", "Interpolation", "crop", "resize", "side_lengths"]
+
+Pixels = NDArray[np.uint8]
+
+Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
+
+
+def crop(image: Pixels, height: int, width: int, rng: np.random.Generator | None = None) -> Pixels:
+    """A window of an image (H, W, C), in the centre, or anywhere when given a generator."""
+    spare: NDArray[np.int64] = np.subtract(image.shape[:2], (height, width))
+    top, left = spare // 2 if rng is None else rng.integers(0, spare, endpoint=True)
+    return image[top : top + height, left : left + width]
+
+
+def resize(
+    image: Pixels, height: int, width: int, interpolation: Interpolation = "bicubic"
+) -> Pixels:
+    """An image (H, W, C) uint8 at another size, anti-aliased unless `nearest`.
+
+    The filters are Pillow's. Bilinear and bicubic are computed by torch, which differs by at most
+    one grey level and is several times faster.
+    """
+    if image.shape[:2] == (height, width):
+        return image
+    if interpolation in ("bilinear", "bicubic"):
+        batch = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
+        sized = F.interpolate(batch, (height, width), mode=interpolation, antialias=True)
+        return np.ascontiguousarray(sized[0].permute(1, 2, 0).numpy())
+    method = Image.Resampling[interpolation.upper()]
+    picture = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
+    sized_picture = np.asarray(picture.resize((width, height), method))
+    return sized_picture.reshape(height, width, image.shape[2])
+
+
+def side_lengths(size: int | Sequence[int], name: str = "size") -> tuple[int, int]:
+    """Height and width in pixels from a side or [height, width]; ConfigError for anything else."""
+    sides = (size, size) if isinstance(size, int) else tuple(size)
+    if len(sides) != 2 or min(sides) < 1:
+        raise ConfigError(f"{name}: {size}; expected a number of pixels, or [height, width]")
+    return sides[0], sides[1]
+
+
+@dataclass(frozen=True)
+class Framing:
+    """How a picture of any size becomes one of the size that is trained on.
+
+    The largest window of the wanted proportions is cut out, in the centre or at random along the
+    longer side, resized, and mirrored with probability `flip_p`. Smaller pictures are enlarged.
+
+    min_crop, max_crop: the window's side as a fraction of the largest one's, drawn uniformly.
+    """
+
+    height: int
+    width: int
+    random_crop: bool = False
+    flip_p: float = 0.0
+    interpolation: Interpolation = "bicubic"
+    min_crop: float = 1.0
+    max_crop: float = 1.0
+
+    @staticmethod
+    def of(
+        size: int | Sequence[int],
+        *,
+        random_crop: bool = False,
+        flip_p: float = 0.0,
+        interpolation: Interpolation = "bicubic",
+        min_crop: float = 1.0,
+        max_crop: float = 1.0,
+    ) -> Framing:
+        """A framing from a user's values; raises ConfigError for one out of range."""
+        height, width = side_lengths(size)
+        if not 0 <= flip_p <= 1:
+            raise ConfigError(f"flip_p: {flip_p}; expected a probability, 0 to 1")
+        known = get_args(Interpolation)
+        if interpolation not in known:
+            raise ConfigError(
+                f"interpolation: {interpolation!r}; expected one of {', '.join(known)}"
+                + did_you_mean(interpolation, known)
+            )
+        if not 0 < min_crop <= max_crop <= 1:
+            raise ConfigError(
+                f"crops of {min_crop} to {max_crop} of the image; expected 0 < least <= most <= 1"
+            )
+        return Framing(height, width, random_crop, flip_p, interpolation, min_crop, max_crop)
+
+    def __call__(self, image: Pixels, rng: np.random.Generator, *, may_flip: bool = True) -> Pixels:
+        """The picture (H, W, C) as (height, width, C); `may_flip` False where a text says left."""
+        scale = min(image.shape[0] / self.height, image.shape[1] / self.width)
+        if self.min_crop < 1:
+            scale *= rng.uniform(self.min_crop, self.max_crop)
+        window = (max(1, round(self.height * scale)), max(1, round(self.width * scale)))
+        cut = crop(image, *window, rng if self.random_crop else None)
+        sized = resize(cut, self.height, self.width, self.interpolation)
+        # drawn in any case, so that the draws after it do not depend on the caption
+        flips = rng.random() < self.flip_p and may_flip
+        return np.ascontiguousarray(sized[:, ::-1]) if flips else sized

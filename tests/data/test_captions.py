@@ -1,0 +1,100 @@
+import json
+
+import pytest
+
+from ldm.config import ConfigError
+from ldm.data.captions import Captions, mentions_a_side
+
+
+def lines(**rows):
+    return "".join(json.dumps({"file_name": f"{k}.png", "text": v}) + "\n" for k, v in rows.items())
+
+
+def test_text_beside_an_image_is_its_caption(tmp_path):
+    (tmp_path / "a.txt").write_text("  a dog \n")
+    captions = Captions.find(tmp_path, ["a.png"], {"a"})
+    assert captions.of("a.png") == ["a dog"]
+
+
+def test_lines_of_a_text_are_alternatives(tmp_path):
+    (tmp_path / "a.txt").write_text("a dog\n\na brown dog\n")
+    assert Captions.find(tmp_path, ["a.png"], {"a"}).of("a.png") == ["a dog", "a brown dog"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("metadata.jsonl", lines(a="a dog", b="a cat")),
+        ("labels.jsonl", "\n" + lines(a="a dog", b="a cat")),
+        ("metadata.jsonl", '{"image": "./a.png", "caption": "a dog"}\n' + lines(b="a cat")),
+        ("metadata.csv", 'file_name,text\na.png,"a dog"\nb.png,a cat\n'),
+        ("metadata.csv", "\ufefftext,file_name,more\na dog,a.png,1\na cat,b.png,2\n"),
+    ],
+)
+def test_table_gives_the_captions(tmp_path, name, content):
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    captions = Captions.find(tmp_path, ["a.png", "b.png"], set())
+    assert [captions.of("a.png"), captions.of("b.png")] == [["a dog"], ["a cat"]]
+
+
+def test_table_goes_before_the_text_beside(tmp_path):
+    (tmp_path / "a.txt").write_text("from the text")
+    (tmp_path / "b.txt").write_text("from the text")
+    (tmp_path / "metadata.jsonl").write_text(lines(a="from the table"))
+    captions = Captions.find(tmp_path, ["a.png", "b.png"], {"a", "b"})
+    assert captions.of("a.png") == ["from the table"]
+    assert captions.of("b.png") == ["from the text"]
+
+
+def test_there_are_none_when_no_image_has_one(tmp_path):
+    assert Captions.find(tmp_path, ["a.png"], {"readme"}) is None
+
+
+def test_images_without_a_caption_are_counted_and_have_an_empty_one(tmp_path, caplog_ldm):
+    (tmp_path / "a.txt").write_text("a dog")
+    captions = Captions.find(tmp_path, ["a.png", "b.png", "c.png"], {"a"})
+    assert captions.of("b.png") == [""]
+    assert "2 of 3 images have no caption" in caplog_ldm.text
+
+
+def test_rows_about_no_image_are_counted(tmp_path, caplog_ldm):
+    (tmp_path / "metadata.jsonl").write_text(lines(a="a dog", z="a cat"))
+    Captions.find(tmp_path, ["a.png"], set())
+    assert "1 of 2 rows name no image" in caplog_ldm.text
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "named"),
+    [
+        ("metadata.jsonl", lines(a="a dog") + "{]\n", "line 2: not JSON"),
+        ("metadata.jsonl", "[1]\n", "line 1: expected an object"),
+        ("metadata.jsonl", '{"file_name": "a.png"}\n', "line 1: has file_name; expected"),
+        ("metadata.csv", "name;text\na.png;a dog\n", "line 2: has name;text; expected"),
+        ("metadata.csv", "file_name,text\na.png\n", "line 2"),
+    ],
+)
+def test_table_that_cannot_be_understood_is_named_with_its_line(tmp_path, name, content, named):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ConfigError, match=named):
+        Captions.find(tmp_path, ["a.png"], set())
+
+
+def test_two_tables_are_an_error_that_names_both(tmp_path):
+    for name in ("x.jsonl", "y.jsonl"):
+        (tmp_path / name).write_text(lines(a="a dog"))
+    with pytest.raises(ConfigError, match=r"x\.jsonl and y\.jsonl"):
+        Captions.find(tmp_path, ["a.png"], set())
+
+
+@pytest.mark.parametrize(
+    ("text", "is_sided"),
+    [
+        ("a dog on the left", True),
+        ("Left of a house", True),
+        ("the rightmost tree", True),
+        ("a bright cleft", False),
+        ("", False),
+    ],
+)
+def test_sides_are_found_as_words(text, is_sided):
+    assert mentions_a_side(text) is is_sided

@@ -1,0 +1,153 @@
+"""What every data set promises, whatever it holds."""
+
+import pickle
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ldm.data.faces import CelebAHQTrain, FacesHQTrain, FFHQValidation
+from ldm.data.folder import ImageFolder, ImageList
+from ldm.data.imagenet import ImageNetSRTrain, ImageNetTrain, ImageNetValidation
+from ldm.data.lsun import LSUNBedroomsTrain, LSUNCatsValidation
+from ldm.data.module import Keyed, collate
+from ldm.data.shapes import ShapesDataset
+from ldm.tensor import to_image_tensor
+from tests.data.photographs import gradient
+
+# key: (type of an item's value, dtype and number of dimensions of an array)
+CONTRACT = {
+    "image": (np.ndarray, np.uint8, 3),
+    "LR_image": (np.ndarray, np.uint8, 3),
+    "segmentation": (np.ndarray, np.int64, 2),
+    "boxes": (np.ndarray, np.float32, 2),
+    "box_classes": (np.ndarray, np.int64, 1),
+    "class_label": (int, None, None),
+    "sample_id": (int, None, None),
+    "caption": (str, None, None),
+    "human_label": (str, None, None),
+    "synset": (str, None, None),
+    "relpath": (str, None, None),
+    "file_path_": (str, None, None),
+    "relative_file_path_": (str, None, None),
+}
+
+
+def shapes(root):
+    return ShapesDataset(16, [1, 2, 3], length=4)
+
+
+def folder(root):
+    return ImageFolder(root / "classes", 16, split="all", random_crop=True, flip_p=0.5)
+
+
+def captioned(root):
+    return ImageFolder(root / "captions", [16, 24], split="all", channels=1)
+
+
+def file_list(root):
+    return ImageList(root / "list.txt", size=16)
+
+
+def imagenet(root):
+    return ImageNetTrain({"size": 16}, str(root / "imagenet"))
+
+
+def imagenet_validation(root):
+    return ImageNetValidation({"size": 16}, str(root / "imagenet"))
+
+
+def super_resolution(root):
+    return ImageNetSRTrain(16, "pil_bicubic", data_root=str(root / "imagenet"))
+
+
+def bedrooms(root):
+    return LSUNBedroomsTrain(data_root=str(root / "captions"), size=16)
+
+
+def cats(root):
+    return LSUNCatsValidation(data_root=str(root / "captions"), size=16)
+
+
+def celebahq(root):
+    return CelebAHQTrain(16, data_root=str(root / "captions"))
+
+
+def ffhq(root):
+    return FFHQValidation(16, data_root=str(root / "captions"))
+
+
+def both_faces(root):
+    place = str(root / "captions")
+    return FacesHQTrain(16, celebahq_root=place, ffhq_root=place)
+
+
+MAKERS = [
+    shapes, folder, captioned, file_list, imagenet, imagenet_validation, super_resolution,
+    bedrooms, cats, celebahq, ffhq, both_faces,
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    place = tmp_path_factory.mktemp("data")
+    names = [f"captions/{number}.png" for number in range(4)]
+    names += ["classes/cat/a.jpg", "classes/dog/b.jpg"]
+    names += [f"imagenet/{part}/n0000000{c}/a.png" for part in ("train", "val") for c in (1, 2)]
+    for name in names:
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(gradient(32, 48)).save(place / name)
+    for number in range(4):
+        (place / f"captions/{number}.txt").write_text("a dog on the left\na dog\n")
+    (place / "list.txt").write_text("captions/0.png\nclasses/cat/a.jpg\n")
+    return place
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_items_have_known_keys_with_their_types(root, make):
+    data = make(root)
+    assert len(data) >= 1
+    for index in range(len(data)):
+        item = Keyed(data, seed=0)[index]
+        assert {"image", "sample_id"} <= item.keys() <= CONTRACT.keys()
+        for key, value in item.items():
+            kind, dtype, dimensions = CONTRACT[key]
+            assert type(value) is kind
+            if kind is np.ndarray:
+                assert value.dtype == dtype
+                assert value.ndim == dimensions
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_images_reach_a_network_in_range_and_layout(root, make):
+    data = Keyed(make(root), seed=0)
+    batch = collate([data[index] for index in range(len(data))])
+    images = to_image_tensor(batch["image"])
+    assert images.shape == (len(data), data[0]["image"].shape[2], 16, images.shape[3])
+    assert -1 <= images.min() < images.max() <= 1
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_items_are_functions_of_seed_epoch_and_index(root, make):
+    first, copy = Keyed(make(root), 1), pickle.loads(pickle.dumps(Keyed(make(root), 1)))
+    for key in (0, len(first) * 3, len(first) * 4 - 1):
+        one, two = first[key], copy[key]
+        assert one.keys() == two.keys()
+        for name in one:
+            np.testing.assert_array_equal(one[name], two[name])
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_class_labels_index_the_class_names(root, make):
+    data = make(root)
+    for index in range(len(data)):
+        item = data[index]
+        if "class_label" in item:
+            assert 0 <= item["class_label"] < len(data.class_names)
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_an_index_past_the_end_is_an_index_error(root, make):
+    data = make(root)
+    with pytest.raises(IndexError):
+        data[len(data)]
