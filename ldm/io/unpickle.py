@@ -1,0 +1,108 @@
+"""Files of `torch.save` read without running anything in them."""
+
+from __future__ import annotations
+
+import builtins
+import sys
+import warnings
+import zipfile
+from _compat_pickle import IMPORT_MAPPING
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ldm.config import ConfigError
+
+__all__ = ["unpickle"]
+
+# parts of Python's own library that trainers and their settings leave in a file
+_HARMLESS = (
+    "_codecs",
+    "argparse",
+    "collections",
+    "copyreg",
+    "datetime",
+    "decimal",
+    "enum",
+    "functools",
+    "pathlib",
+    "types",
+    "typing",
+    "uuid",
+)
+
+# dictionaries of a class of their own, which a file fills item by item
+_DICTIONARIES = ("defaultdict", "AttributeDict")
+
+
+def unpickle(path: Path) -> Any:
+    """What `torch.save` wrote, tensors on the CPU, mapped from the file where its format allows.
+
+    Only tensors and plain containers are made. Classes of trainers, callbacks and settings that
+    old files hold beside the weights become stand-ins that do nothing; they are not imported.
+
+    Raises ConfigError for a file that is damaged or of another kind, and for one that names a
+    function which would do damage.
+    """
+    is_zip = zipfile.is_zipfile(path)
+    with _readable(path):
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(str(path)) if is_zip else []
+    calls = sorted(name for name in names if not _is_harmless(name))
+    if calls:
+        raise ConfigError(
+            f"{path}: refused, reading it the usual way would call {', '.join(calls)}"
+        )
+    stand_ins: list[Any] = [(_stand_in(name), name) for name in names]
+    with _readable(path), warnings.catch_warnings(), torch.serialization.safe_globals(stand_ins):
+        warnings.simplefilter("ignore")  # of pickle protocols: it reads them, or it raises
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # a file that is not what it seems makes the reader raise anything
+        raise ConfigError(
+            f"{path}: cannot be read as a checkpoint; it is damaged or incomplete, or holds more "
+            f"than weights ({type(error).__name__})"
+        ) from error
+
+
+def _is_harmless(name: str) -> bool:
+    """Whether a file of weights may well name this; what remains is there to do damage.
+
+    Stand-ins are made for all names alike: this only makes an attack known.
+    """
+    module, _, attribute = name.partition(".")
+    module = IMPORT_MAPPING.get(module, module)  # pickles keep Python 2's names of modules
+    if module == "builtins":
+        return isinstance(getattr(builtins, attribute, None), type)
+    return module in _HARMLESS or module not in sys.stdlib_module_names
+
+
+def _stand_in(name: str) -> type:
+    module, _, cls = name.rpartition(".")
+    base = _DictStandIn if cls in _DICTIONARIES else _StandIn
+    return type(cls, (base,), {"__module__": module})
+
+
+class _StandIn:
+    """An object whose class is not imported: it takes anything and remembers nothing."""
+
+    def __new__(cls, *_: object, **__: object) -> Any:
+        return object.__new__(cls)
+
+    def __init__(self, *_: object, **__: object) -> None: ...
+
+    def __setstate__(self, _: object) -> None: ...
+
+
+class _DictStandIn(_StandIn):
+    """A dictionary of a class that is not imported, as a plain one."""
+
+    def __new__(cls, *_: object, **__: object) -> Any:
+        return {}
