@@ -1,0 +1,1 @@
+"""Conditioning: the encoders tau_theta, and the conditioner that composes them."""

@@ -1,0 +1,280 @@
+"""Captions to tokens to vectors: the transformer trained jointly with the UNet, and frozen CLIP."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ldm.conditioning.base import Embedder
+from ldm.config import ConfigError
+from ldm.nets.text import Encoder, TransformerWrapper
+
+__all__ = ["BERTEmbedder", "BERTTokenizer", "FrozenCLIPEmbedder", "TransformerEmbedder"]
+
+Captions = Sequence[str]
+
+
+def _from_hub(loader: Any, name: str, what: str) -> Any:
+    """Load something of transformers from a local directory or the hub's cache, or fetch it.
+
+    Raises ConfigError that names the file and the command that gets it.
+    """
+    try:
+        return loader.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"{what} {name!r} is neither a local directory nor in the hub's cache, and cannot be "
+            f"fetched. Where there is a network run `hf download {name} --local-dir DIR`, "
+            f"then give DIR here. ({str(error).splitlines()[0]})"
+        ) from error
+
+
+class BERTTokenizer:
+    """Captions to fixed-length token ids with BERT's word pieces, lower-cased.
+
+    name: a vocabulary file (`vocab.txt`, one word piece per line), a directory that holds a
+        tokenizer, or a name on the hub.
+    max_length: number of tokens N; shorter captions are padded, longer ones cut.
+    """
+
+    def __init__(self, name: str = "bert-base-uncased", max_length: int = 77) -> None:
+        from transformers import BertTokenizerFast  # slow to import, and only needed for text
+
+        path = Path(name)
+        if path.suffix == ".txt":
+            if not path.is_file():
+                raise ConfigError(f"tokenizer: there is no vocabulary file {name!r}")
+            vocabulary = path.read_text(encoding="utf-8").split()
+            ids = {token: index for index, token in enumerate(vocabulary)}
+            self._tokenizer = BertTokenizerFast(vocab=ids, do_lower_case=True)
+        else:
+            self._tokenizer = _from_hub(BertTokenizerFast, name, "the tokenizer")
+        self.max_length = max_length
+
+    def __len__(self) -> int:
+        """Number of word pieces; the embedder's `vocab_size` must be at least this."""
+        return len(self._tokenizer)
+
+    def __call__(self, captions: Captions) -> Tensor:
+        """Captions of a batch to token ids (B, N), int64."""
+        encoded = self._tokenizer(
+            list(captions),
+            truncation=True,
+            max_length=self.max_length,
+            padding="max_length",
+            return_tensors="pt",
+        )
+        return encoded["input_ids"]  # type: ignore[no-any-return]
+
+
+class TransformerEmbedder(Embedder):
+    """Token ids to vectors with a small transformer (Table 17 of the paper), trained or frozen.
+
+    n_embed: width D.  n_layer: depth.  vocab_size, max_seq_len: token ids and positions.
+    """
+
+    def __init__(
+        self,
+        n_embed: int,
+        n_layer: int,
+        vocab_size: int,
+        max_seq_len: int = 77,
+        device: str | None = None,  # published: the device follows the model, this is ignored
+        embedding_dropout: float = 0.0,
+        key: str | None = None,
+        drop_rate: float = 0.0,
+    ) -> None:
+        super().__init__(key=key, drop_rate=drop_rate)
+        self.embed_dim = n_embed
+        self.transformer = TransformerWrapper(
+            num_tokens=vocab_size,
+            max_seq_len=max_seq_len,
+            attn_layers=Encoder(dim=n_embed, depth=n_layer),
+            emb_dropout=embedding_dropout,
+        )
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Token ids (B, N) to (B, N, D)."""
+        return self.transformer(tokens, return_embeddings=True)  # type: ignore[no-any-return]
+
+    def encode(self, value: Tensor) -> Tensor:
+        """The same as a call."""
+        return self(value)  # type: ignore[no-any-return]
+
+
+class BERTEmbedder(TransformerEmbedder):
+    """Captions to vectors: BERT's word pieces, then a transformer trained with the UNet.
+
+    This is tau_theta of the paper's text-to-image model (section 4.3.1, Table 17): no BERT
+    weights are involved. With `use_tokenizer: false` the batch holds token ids already (layouts).
+
+    tokenizer: see `BERTTokenizer`.  max_seq_len: tokens per caption N.
+    """
+
+    def __init__(
+        self,
+        n_embed: int,
+        n_layer: int,
+        vocab_size: int = 30522,
+        max_seq_len: int = 77,
+        device: str | None = None,  # published: the device follows the model, this is ignored
+        use_tokenizer: bool = True,
+        embedding_dropout: float = 0.0,
+        tokenizer: str = "bert-base-uncased",
+        key: str | None = None,
+        drop_rate: float = 0.0,
+    ) -> None:
+        super().__init__(
+            n_embed, n_layer, vocab_size, max_seq_len, device, embedding_dropout, key, drop_rate
+        )
+        self.use_tokenizer = use_tokenizer
+        self._tokenizer_name = tokenizer
+        self._tokenizer: BERTTokenizer | None = None
+
+    @property
+    def tokenizer(self) -> BERTTokenizer:
+        """The tokenizer, loaded at first use."""
+        if self._tokenizer is None:
+            self._tokenizer = BERTTokenizer(self._tokenizer_name, self.transformer.max_seq_len)
+            size = self.transformer.token_emb.num_embeddings
+            if len(self._tokenizer) > size:
+                raise ConfigError(
+                    f"the tokenizer {self._tokenizer_name!r} has {len(self._tokenizer)} word "
+                    f"pieces, vocab_size is {size}; expected at least as many"
+                )
+        return self._tokenizer
+
+    def prepare(self) -> None:
+        """Load the tokenizer."""
+        if self.use_tokenizer:
+            _ = self.tokenizer
+
+    def forward(self, text: Captions | Tensor) -> Tensor:
+        """Captions (B strings), or token ids (B, N), to (B, N, D)."""
+        tokens = text if isinstance(text, Tensor) else self.tokenizer(text)
+        return super().forward(tokens.to(self.transformer.token_emb.weight.device))
+
+    def drop(self, value: Captions | Tensor, dropped: Tensor) -> Captions | Tensor:
+        """Captions with the dropped ones empty; token ids with the dropped rows zero."""
+        return _drop_captions(value, dropped) or super().drop(value, dropped)
+
+
+class FrozenCLIPEmbedder(Embedder):
+    """Captions to vectors with CLIP's text transformer, frozen (Stable Diffusion's tau_theta).
+
+    version: a directory or a name on the hub. The architecture is that of ViT-L/14 unless the
+        directory says otherwise; weights come from there, or from the checkpoint of the model
+        this encoder is part of.
+    max_length: tokens per caption N.
+    """
+
+    def __init__(
+        self,
+        version: str = "openai/clip-vit-large-patch14",
+        device: str | None = None,  # published: the device follows the model, this is ignored
+        max_length: int = 77,
+        key: str | None = None,
+        drop_rate: float = 0.0,
+    ) -> None:
+        super().__init__(key=key, drop_rate=drop_rate)
+        from transformers import CLIPTextConfig, CLIPTextModel
+
+        config = (
+            CLIPTextConfig.from_pretrained(version)
+            if Path(version).is_dir()
+            else CLIPTextConfig(
+                hidden_size=768,
+                intermediate_size=3072,
+                num_hidden_layers=12,
+                num_attention_heads=12,
+                projection_dim=768,
+            )
+        )
+        self.version, self.max_length, self.embed_dim = version, max_length, config.hidden_size
+        self.transformer = CLIPTextModel(config)
+        self._tokenizer: Any = None
+        self._has_weights = False
+        self.requires_grad_(requires_grad=False)
+        self.eval()
+        self._register_state_dict_hook(_to_published_clip_keys)
+        self.register_load_state_dict_pre_hook(_from_published_clip_keys)
+
+    def train(self, mode: bool = True) -> FrozenCLIPEmbedder:
+        """Stay in evaluation mode: the encoder is frozen."""
+        return super().train(mode=False)
+
+    def prepare(self) -> None:
+        """Load the tokenizer, and the weights unless a checkpoint brought them."""
+        from transformers import CLIPTextModel, CLIPTokenizer
+
+        if self._tokenizer is None:
+            self._tokenizer = _from_hub(CLIPTokenizer, self.version, "the tokenizer")
+        if not self._has_weights:
+            source = _from_hub(CLIPTextModel, self.version, "the text encoder")
+            self.transformer.load_state_dict(source.state_dict())
+            self._has_weights = True
+
+    @torch.no_grad()
+    def forward(self, text: Captions | Tensor) -> Tensor:
+        """Captions (B strings), or token ids (B, N), to the last hidden state (B, N, D)."""
+        if not isinstance(text, Tensor):
+            self.prepare()
+            text = self._tokenizer(
+                list(text),
+                truncation=True,
+                max_length=self.max_length,
+                padding="max_length",
+                return_tensors="pt",
+            )["input_ids"]
+        device = next(self.transformer.parameters()).device
+        return self.transformer(input_ids=text.to(device)).last_hidden_state  # type: ignore[no-any-return]
+
+    def encode(self, value: Captions | Tensor) -> Tensor:
+        """The same as a call."""
+        return self(value)  # type: ignore[no-any-return]
+
+    def drop(self, value: Captions | Tensor, dropped: Tensor) -> Captions | Tensor:
+        """Captions with the dropped ones empty; token ids with the dropped rows zero."""
+        return _drop_captions(value, dropped) or super().drop(value, dropped)
+
+
+def _drop_captions(value: Captions | Tensor, dropped: Tensor) -> list[str] | None:
+    if isinstance(value, Tensor):
+        return None
+    return ["" if gone else text for text, gone in zip(value, dropped.tolist(), strict=True)]
+
+
+# Releases of transformers differ in whether the text model sits below `text_model.`. Our
+# checkpoints always say that it does, as the published ones.
+_PUBLISHED_CLIP = "transformer.text_model."
+
+
+def _to_published_clip_keys(
+    module: nn.Module, state: dict[str, Any], prefix: str, _metadata: Any
+) -> None:
+    ours = prefix + "transformer."
+    for key in [
+        k for k in state if k.startswith(ours) and not k.startswith(prefix + _PUBLISHED_CLIP)
+    ]:
+        state[prefix + _PUBLISHED_CLIP + key.removeprefix(ours)] = state.pop(key)
+
+
+def _from_published_clip_keys(
+    module: nn.Module, state: dict[str, Any], prefix: str, *_: Any
+) -> None:
+    published = prefix + _PUBLISHED_CLIP
+    nested = any(
+        name.startswith("text_model.") for name, _ in module.transformer.named_parameters()
+    )
+    found = [key for key in state if key.startswith(published)]
+    module._has_weights = bool(found)
+    for key in found:
+        value = state.pop(key)
+        if key.endswith("embeddings.position_ids"):  # older releases saved this constant
+            continue
+        name = "text_model." if nested else ""
+        state[f"{prefix}transformer.{name}{key.removeprefix(published)}"] = value

@@ -1,0 +1,1 @@
+"""Second-stage models: what diffuses, and how it is put together."""

@@ -1,0 +1,274 @@
+"""From the flat parameters of a configuration to the components of a diffusion model.
+
+Two forms describe the same model. The component form gives objects (`schedule_config`,
+`objective_config`, ...); the published form gives the flat keys of the 2022 release (`timesteps`,
+`beta_schedule`, ...). This file is the only place that knows the published keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NotRequired, Required, TypedDict, get_type_hints
+
+from torch import nn
+
+from ldm.autoencoders.base import FirstStage, first_latent
+from ldm.conditioning.base import Embedder, FunctionEmbedder, Slot
+from ldm.conditioning.conditioner import Conditioner, Part
+from ldm.conditioning.hybrid import HybridConditioner
+from ldm.config import ConfigError, build, did_you_mean
+from ldm.diffusion.denoiser import CONDITIONING_KEYS
+from ldm.diffusion.objective import Objective
+from ldm.diffusion.schedule import PublishedSchedule, Schedule
+from ldm.diffusion.weighting import Elbo
+from ldm.samplers.base import Sampler
+from ldm.samplers.ddim import DDIM
+
+__all__ = ["Components", "DDPMConfig", "LatentDiffusionConfig", "assemble"]
+
+Config = Mapping[str, Any]
+ConditioningKey = Literal["concat", "crossattn", "hybrid", "adm"]
+
+
+class DDPMConfig(TypedDict, total=False):
+    """Parameters of a diffusion model in the space of its images."""
+
+    # components: a `target:` with `params:`, or an object
+    unet_config: Required[Any]  # the denoising network
+    schedule_config: NotRequired[Any]  # noise schedule; excludes the keys marked (schedule)
+    objective_config: NotRequired[Any]  # training objective; excludes those marked (objective)
+    sampler_config: NotRequired[Any]  # sampler of the previews and the scripts; DDIM
+    optimizer_config: NotRequired[Any]  # AdamW, betas 0.9 and 0.999, weight decay 0.01
+    scheduler_config: NotRequired[Any]  # learning-rate multiplier per optimizer step; constant
+
+    # the process, marked (schedule) above
+    timesteps: NotRequired[int]  # number of noise levels T; 1000
+    beta_schedule: NotRequired[
+        str
+    ]  # linear (in the square root of beta), cosine, sqrt_linear, sqrt
+    linear_start: NotRequired[float]  # beta of the first level; 1e-4
+    linear_end: NotRequired[float]  # beta of the last level; 2e-2
+    cosine_s: NotRequired[float]  # offset of the cosine schedule; 8e-3
+    given_betas: NotRequired[list[float] | None]  # the betas themselves
+
+    # what the network learns, marked (objective) above
+    parameterization: NotRequired[str]  # eps, x0, v or flow; eps
+    loss_type: NotRequired[str]  # l1, l2 or huber; l2
+    original_elbo_weight: NotRequired[float]  # weight of the variational bound; 0
+    l_simple_weight: NotRequired[float]  # weight of the simple loss; 1
+    v_posterior: NotRequired[float]  # posterior variance between small (0) and large (1); 0
+
+    learn_logvar: NotRequired[bool]  # learn a log-variance per noise level; false
+    logvar_init: NotRequired[float]  # its start value; 0
+
+    # what is diffused
+    first_stage_key: NotRequired[str]  # batch entry that holds the image; image
+    image_size: NotRequired[int | list[int]]  # height and width of what is diffused (latent cells)
+    channels: NotRequired[int]  # channels of what is diffused; 3
+
+    # training
+    use_ema: NotRequired[bool]  # keep a moving average of the network; true
+    ema_decay: NotRequired[float]  # its decay per optimizer step; 0.9999
+    ckpt_path: NotRequired[str | None]  # start from this checkpoint's weights
+    ignore_keys: NotRequired[list[str]]  # prefixes of its keys to leave out
+    load_only_unet: NotRequired[bool]  # take the denoising network alone; false
+    monitor: NotRequired[str | None]  # metric that decides which checkpoint is best; val/loss
+    clip_denoised: NotRequired[bool]  # clip estimates of x0 to [-1, 1] when sampling; pixels only
+    log_every_t: NotRequired[int]  # distance of the steps that previews of sampling show; 100
+    conditioning_key: NotRequired[ConditioningKey | None]  # where the condition enters
+    use_positional_encodings: NotRequired[bool]  # published, never released: must stay false
+
+
+class LatentDiffusionConfig(DDPMConfig, total=False):
+    """Parameters of a diffusion model in the latent space of a first stage."""
+
+    first_stage_config: Required[Any]  # the autoencoder, frozen
+    cond_stage_config: NotRequired[Any]  # tau_theta: one encoder, a list, or a published marker
+    cond_stage_key: NotRequired[str]  # batch entry that tau_theta reads; image
+    cond_stage_trainable: NotRequired[bool]  # train tau_theta with the network; false
+    cond_stage_forward: NotRequired[str | None]  # published, never used: must stay empty
+    concat_mode: NotRequired[bool]  # concatenate when conditioning_key is not given; true
+    num_timesteps_cond: NotRequired[int]  # > 1 noises a concatenated condition too; 1
+    scale_factor: NotRequired[float]  # multiplies the latents; 1
+    scale_by_std: NotRequired[bool]  # measure 1 / std on the first batch instead; false
+
+
+_SCHEDULE_KEYS = (
+    "timesteps",
+    "beta_schedule",
+    "linear_start",
+    "linear_end",
+    "cosine_s",
+    "given_betas",
+)
+_OBJECTIVE_KEYS = ("parameterization", "loss_type", "original_elbo_weight", "l_simple_weight")
+_UNUSED = {"use_positional_encodings": False, "cond_stage_forward": None}
+_SLOTS: dict[str, Slot] = {"concat": "concat", "crossattn": "crossattn", "adm": "vector"}
+
+
+@dataclass(frozen=True)
+class Components:
+    """The parts of a diffusion model, built."""
+
+    net: nn.Module
+    schedule: Schedule
+    objective: Objective
+    sampler: Sampler
+    conditioner: Conditioner
+    conditioning_key: str | None
+    first_stage: nn.Module | None
+    cond_stage: nn.Module | None  # what is registered as `cond_stage_model`
+
+
+def assemble(flat: Config, schema: type) -> Components:
+    """Build every component of a model from its flat parameters.
+
+    schema: `DDPMConfig` or `LatentDiffusionConfig`.
+    Raises ConfigError that names the key: unknown, given in both forms, or inconsistent.
+    """
+    _check_keys(flat, schema)
+    first_stage = build(flat.get("first_stage_config"), path="first_stage_config")
+    cond_stage, conditioner, key = _condition(flat, first_stage)
+    net = build(flat["unet_config"], path="unet_config")
+    _check_widths(flat, net, first_stage, conditioner)
+    return Components(
+        net=net,
+        schedule=_schedule(flat),
+        objective=_objective(flat),
+        sampler=build(flat.get("sampler_config"), path="sampler_config") or DDIM(),
+        conditioner=conditioner,
+        conditioning_key=key,
+        first_stage=first_stage,
+        cond_stage=cond_stage,
+    )
+
+
+def _check_keys(flat: Config, schema: type) -> None:
+    known = get_type_hints(schema)
+    for key in flat:
+        if key not in known:
+            raise ConfigError(f"{key}: no such parameter{did_you_mean(key, known)}")
+    for key, only in _UNUSED.items():
+        if flat.get(key, only) != only:
+            raise ConfigError(f"{key}: {flat[key]!r} was never released; leave the key out")
+    for ours, published in (
+        ("schedule_config", _SCHEDULE_KEYS),
+        ("objective_config", _OBJECTIVE_KEYS),
+    ):
+        both = [key for key in published if key in flat]
+        if flat.get(ours) is not None and both:
+            raise ConfigError(f"{ours} and {', '.join(both)} describe the same thing; give one")
+
+
+def _schedule(flat: Config) -> Schedule:
+    if flat.get("schedule_config") is not None:
+        return build(flat["schedule_config"], path="schedule_config")  # type: ignore[no-any-return]
+    return PublishedSchedule(**{key: flat[key] for key in _SCHEDULE_KEYS if key in flat})
+
+
+def _objective(flat: Config) -> Objective:
+    if flat.get("objective_config") is not None:
+        return build(flat["objective_config"], path="objective_config")  # type: ignore[no-any-return]
+    return Objective(
+        parameterization=flat.get("parameterization", "eps"),
+        norm=flat.get("loss_type", "l2"),
+        simple_weight=flat.get("l_simple_weight", 1.0),
+        elbo_weight=flat.get("original_elbo_weight", 0.0),
+        elbo=Elbo(v_posterior=flat.get("v_posterior", 0.0)),
+    )
+
+
+def _condition(
+    flat: Config, first_stage: nn.Module | None
+) -> tuple[nn.Module | None, Conditioner, str | None]:
+    """What is registered as `cond_stage_model`, the conditioner made of it, and its slots' key."""
+    config = flat.get("cond_stage_config")
+    if config is None or config == "__is_unconditional__":
+        return None, Conditioner(), None
+    default = "concat" if flat.get("concat_mode", True) else "crossattn"
+    key = flat.get("conditioning_key") or default
+    if config == "__is_first_stage__":
+        if first_stage is None:
+            raise ConfigError("cond_stage_config: __is_first_stage__ needs a first stage")
+        return None, Conditioner((_first_stage_part(flat, first_stage, key),)), key
+    built = build(config, path="cond_stage_config")
+    if isinstance(built, list):
+        parts = tuple(_part(each, each.key, each.slot) for each in built)
+        return nn.ModuleList(built), Conditioner(parts), _key_of(parts)
+    if isinstance(built, HybridConditioner):
+        halves = (built.concat_conditioner, built.crossattn_conditioner)
+        parts = tuple(_part(half, half.key, half.slot) for half in halves)
+        return built, Conditioner(parts), _key_of(parts)
+    if key not in _SLOTS:
+        raise ConfigError(f"conditioning_key: {key!r} needs several encoders, a list of them")
+    is_natural = isinstance(built, Embedder) and not {"conditioning_key", "concat_mode"} & set(flat)
+    part = _part(
+        built,
+        getattr(built, "key", None) or flat.get("cond_stage_key", "image"),
+        built.slot if is_natural else _SLOTS[key],
+    )
+    return built, Conditioner((part,)), _key_of((part,))
+
+
+def _part(module: nn.Module, key: str | None, slot: Slot) -> Part:
+    if key is None:
+        raise ConfigError(
+            f"cond_stage_config: {type(module).__name__} needs a `key`, what it reads"
+        )
+    embedder = module if isinstance(module, Embedder) else FunctionEmbedder(module)
+    return Part(embedder, key, slot)
+
+
+def _first_stage_part(flat: Config, first_stage: FirstStage, slot: Slot) -> Part:
+    # published: the latent as it is, the most likely one, and not scaled. Its width is left open:
+    # inpainting joins the mask as one more channel.
+    embedder = FunctionEmbedder(lambda images: first_latent(first_stage.encode(images)))
+    return Part(embedder, flat.get("cond_stage_key", "image"), slot)
+
+
+def _key_of(parts: tuple[Part, ...]) -> str | None:
+    """The conditioning key whose slots these parts fill."""
+    filled = {part.slot for part in parts}
+    return next(key for key, slots in CONDITIONING_KEYS.items() if set(slots) == filled)
+
+
+def _check_widths(
+    flat: Config, net: nn.Module, first_stage: FirstStage | None, conditioner: Conditioner
+) -> None:
+    """Refuse parts that do not fit each other, before anything runs."""
+    channels = getattr(first_stage, "latent_channels", None) or flat.get("channels", 3)
+    origin = f"{type(first_stage).__name__} has latents of" if first_stage else "channels is"
+    if flat.get("channels", channels) != channels:
+        raise ConfigError(f"channels: {flat['channels']}, but {origin} {channels}")
+    found = getattr(net, "out_channels", channels)
+    if found != channels:
+        raise ConfigError(
+            f"unet_config.params.out_channels: {found}, but {origin} {channels} channels"
+        )
+    extra = [part.embedder.embed_dim for part in conditioner.parts if part.slot == "concat"]
+    found = getattr(net, "in_channels", None)
+    if found is not None and None not in extra and found != channels + sum(filter(None, extra)):
+        joined = "".join(f" + {width} (condition)" for width in extra)
+        raise ConfigError(
+            f"unet_config.params.in_channels: {found}, but {origin} {channels} channels{joined}"
+        )
+    _check_context(net, conditioner)
+
+
+def _check_context(net: nn.Module, conditioner: Conditioner) -> None:
+    expected = getattr(net, "context_dim", None)
+    for part in conditioner.parts:
+        width = part.embedder.embed_dim
+        if part.slot != "crossattn" or width is None:
+            continue
+        if expected is None:
+            raise ConfigError(
+                "unet_config.params.context_dim: not given, so the network attends to nothing, but "
+                f"{type(part.embedder).__name__} gives tokens of width {width}"
+            )
+        if width != expected:
+            raise ConfigError(
+                f"unet_config.params.context_dim: {expected}, but "
+                f"{type(part.embedder).__name__} gives tokens of width {width}"
+            )

@@ -1,0 +1,373 @@
+"""Diffusion models under Lightning: wiring only. What is wired is built in `assemble`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any, Literal, Unpack
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from ldm.autoencoders.base import first_latent
+from ldm.autoencoders.scaling import LatentMoments
+from ldm.config import ConfigError, build
+from ldm.diffusion.denoiser import Denoiser, DiffusionWrapper, NetDenoiser
+from ldm.diffusion.draws import Draws, KeyedDraws
+from ldm.diffusion.times import Uniform
+from ldm.guidance.classifier_free import ClassifierFree
+from ldm.guidance.correction import Clipped
+from ldm.log import log
+from ldm.models.diffusion.assemble import (
+    Components,
+    Config,
+    DDPMConfig,
+    LatentDiffusionConfig,
+    assemble,
+)
+from ldm.models.diffusion.previews import previews
+from ldm.models.diffusion.published import PublishedMethods
+from ldm.models.diffusion.validation import LossByTime
+from ldm.models.ema import EMA
+from ldm.models.optim import build_optimizer, build_schedule
+from ldm.models.restore import restore_weights
+from ldm.samplers.base import Callback, Sampler
+from ldm.tensor import to_image_tensor
+from ldm.types import LossTerms
+
+__all__ = ["DDPM", "DiffusionWrapper", "LatentDiffusion"]
+
+Batch = Mapping[str, Any]
+Weights = Literal["ema", "raw"]
+
+ADAMW = {"target": "torch.optim.AdamW", "params": {}}
+VALIDATION_SEED = -1  # noise and times of validation are those of no training step
+
+
+class DDPM(PublishedMethods, pl.LightningModule):
+    """A diffusion model in the space of its images (arXiv:2006.11239).
+
+    Parameters: see `DDPMConfig`, in the component form or the published one.
+
+    Set by the command line: `learning_rate` (per optimizer step, not scaled further) and `seed`
+    (of times and noise; an example's depend on seed, step and its `sample_id` alone).
+    """
+
+    learning_rate: float = 1e-4
+    seed: int = 23
+    logvar: Tensor | None
+
+    def __init__(self, **config: Unpack[DDPMConfig]) -> None:
+        super().__init__()
+        self._wire(config, assemble(config, DDPMConfig))
+        self._restore(config)
+
+    def _wire(self, config: Config, parts: Components) -> None:
+        self.model = DiffusionWrapper(parts.net, parts.conditioning_key)
+        self.schedule = parts.schedule
+        self.objective = parts.objective
+        self.sampler = parts.sampler
+        self.conditioner = parts.conditioner
+        if isinstance(self.objective.times, nn.Module):
+            self.times = self.objective.times  # registered: what it has learned is saved
+        self._wire_logvar(config)
+        self.model_ema = (
+            EMA(self.model, config.get("ema_decay", 0.9999))
+            if config.get("use_ema", True)
+            else None
+        )
+        self.first_stage_key = config.get("first_stage_key", "image")
+        self.image_size = config.get("image_size", 256)
+        self.channels = config.get("channels", 3)
+        self.clip_denoised = config.get("clip_denoised", True)
+        self.log_every_t = config.get("log_every_t", 100)
+        self.monitor = config.get("monitor", "val/loss")
+        self.optimizer_config = config.get("optimizer_config") or ADAMW
+        self.scheduler_config = config.get("scheduler_config")
+        self.val_losses = LossByTime(self.schedule)
+
+    def _wire_logvar(self, config: Config) -> None:
+        """A log-variance per time where it is learned or not zero, else None."""
+        start, is_learned = config.get("logvar_init", 0.0), config.get("learn_logvar", False)
+        if not (is_learned or start):
+            self.logvar = None
+            return
+        if self.schedule.num_timesteps is None:
+            raise ConfigError("learn_logvar: needs a schedule of integer times")
+        table = torch.full((self.schedule.num_timesteps,), float(start))
+        if is_learned:
+            self.logvar = nn.Parameter(table)
+        else:
+            self.register_buffer("logvar", table, persistent=False)
+
+    def _restore(self, config: Config) -> None:
+        if config.get("ckpt_path"):
+            restore_weights(
+                self,
+                config["ckpt_path"],
+                ignore=config.get("ignore_keys", ()),
+                only="model.diffusion_model." if config.get("load_only_unet") else None,
+            )
+
+    # what is diffused: images here, latents in LatentDiffusion
+
+    def get_input(self, batch: Batch, key: str | None = None) -> Tensor:
+        """Images of a batch: (B, C, H, W) in [-1, 1]."""
+        return to_image_tensor(batch[key or self.first_stage_key])
+
+    def encode(self, images: Tensor, draws: Draws | None = None) -> Tensor:
+        """What is diffused, of unit scale, for images (B, C, H, W); here the images themselves."""
+        return images
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Images (B, C, H, W) in [-1, 1] of what was diffused; the inverse of `encode`."""
+        return z
+
+    # denoisers
+
+    @property
+    def denoiser(self) -> NetDenoiser:
+        """The network that is trained."""
+        return NetDenoiser(self.model, self.schedule, self.objective.parameterization)
+
+    @property
+    def ema_denoiser(self) -> NetDenoiser:
+        """The averaged network; the trained one in a model without an average."""
+        net = self.model if self.model_ema is None else self.model_ema.module
+        return NetDenoiser(net, self.schedule, self.objective.parameterization)
+
+    # training
+
+    def draws(self, batch: Batch, *, seed: int | None = None, step: int = 0) -> KeyedDraws:
+        """Random numbers of a batch, by the identity of each example."""
+        keys = batch.get("sample_id")
+        if keys is None:  # then reproducible only for this division into ranks and batches
+            size = len(batch[self.first_stage_key])
+            keys = [f"{self.global_rank}/{index}" for index in range(size)]
+        return KeyedDraws(keys, self.seed if seed is None else seed, step, self.device)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Loss of one batch, the mean over its examples."""
+        draws = self.draws(batch, step=self.global_step)
+        z = self.encode(self.get_input(batch), draws)
+        cond = self.conditioner(batch, draws=draws)
+        terms = self.objective(self.denoiser, z, cond, draws=draws, logvar=self.logvar)
+        return self._report(terms)
+
+    def _report(self, terms: LossTerms) -> Tensor:
+        means = {f"train/{name}": part.detach().mean() for name, part in terms.parts.items()}
+        loss = terms.total.mean()
+        size = len(terms.total)
+        self.log_dict(means | {"train/loss": loss.detach()}, batch_size=size)
+        self.log("loss", means["train/loss_simple"], prog_bar=True, logger=False, batch_size=size)
+        return loss
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Log the norm of the gradient, before clipping, when a log is due."""
+        if self.global_step % self.trainer.log_every_n_steps == 0:
+            gradients = [p.grad for p in self.parameters() if p.grad is not None]
+            self.log("train/grad_norm", torch.nn.utils.get_total_norm(gradients))
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """One optimizer step, then one update of the average."""
+        super().optimizer_step(*args, **kwargs)
+        if self.model_ema is not None:
+            self.model_ema.update(self.model)
+
+    def learned_parameters(self) -> list[nn.Parameter]:
+        """Everything the optimizer moves: the network, and the log-variance if it is learned."""
+        logvar = [self.logvar] if isinstance(self.logvar, nn.Parameter) else []
+        return [*self.model.parameters(), *logvar]
+
+    def configure_optimizers(self) -> Any:
+        """AdamW unless configured otherwise, with the learning-rate schedule, if any."""
+        optimizer = build_optimizer(
+            self.learned_parameters(), self.learning_rate, self.optimizer_config
+        )
+        if self.scheduler_config is None:
+            return optimizer
+        factor = build(self.scheduler_config, path="scheduler_config")
+        return [optimizer], [build_schedule(optimizer, factor)]
+
+    def on_fit_start(self) -> None:
+        """Load what encoders of the condition left out, before the first step."""
+        self.conditioner.prepare()
+
+    # validation
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Losses at times and noise that are each example's own, the same in every validation."""
+        draws = self.draws(batch, seed=VALIDATION_SEED)
+        z = self.encode(self.get_input(batch), draws)
+        cond = self.conditioner(batch)
+        t, _ = Uniform().sample(draws.uniform("t"), self.schedule)
+        eps = draws.normal(z.shape[1:], "eps").to(z)
+        for denoiser, suffix in self._validated():
+            terms = self.objective.at(denoiser, z, cond, t=t, eps=eps, logvar=self.logvar)
+            self.val_losses.update(t, terms, suffix)
+
+    def _validated(self) -> list[tuple[NetDenoiser, str]]:
+        averaged = [] if self.model_ema is None else [(self.ema_denoiser, "_ema")]
+        return [(self.denoiser, ""), *averaged]
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the means over the validation set, of all ranks."""
+        for name, mean in self.val_losses.compute().items():
+            self.log(f"val/{name}", mean)
+
+    # sampling
+
+    @torch.no_grad()
+    def sample(
+        self,
+        seeds: Sequence[int],
+        batch: Batch | None = None,
+        *,
+        steps: int = 50,
+        scale: float = 1.0,
+        negative: Batch | None = None,
+        size: tuple[int, int] | None = None,
+        weights: Weights = "ema",
+        sampler: Sampler | None = None,
+        callback: Callback | None = None,
+    ) -> Tensor:
+        """Images (B, C, H, W) in [-1, 1], one per seed; each depends on its own seed alone.
+
+        batch: entries that the conditioner reads, B of each; None for an unconditional model.
+        scale: of classifier-free guidance; 1 is the condition alone.
+        negative: entries to guide away from instead of the null condition.
+        size: height and width of what is diffused, in its cells; `image_size` by default.
+        weights: averaged or as trained.  callback: see `Sampler.sample`.
+        """
+        self.conditioner.prepare()
+        cond = self.conditioner(batch) if batch is not None else None
+        denoiser: Denoiser = self.ema_denoiser if weights == "ema" else self.denoiser
+        if scale != 1 and cond is not None:
+            null = self.conditioner.null(batch) if negative is None else self.conditioner(negative)
+            denoiser = ClassifierFree(denoiser, scale, null)
+        if self.clip_denoised:
+            denoiser = Clipped(denoiser, self.schedule)
+        draws = KeyedDraws(seeds, seed=0)
+        start = draws.normal((self.channels, *(size or self._size())), "x_T").to(self.device)
+        z = (sampler or self.sampler).sample(
+            denoiser,
+            start * self.schedule.prior_std,
+            schedule=self.schedule,
+            steps=steps,
+            cond=cond,
+            draws=draws,
+            callback=callback,
+        )
+        return self.decode(z)
+
+    def _size(self) -> tuple[int, int]:
+        size = self.image_size
+        return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+
+    def log_images(self, batch: Batch, **options: Any) -> dict[str, Tensor]:
+        """Pictures for the image logger, name to (B, C, H, W) in [-1, 1]; see `previews`."""
+        return previews(self, batch, **options)
+
+    def compile_networks(self) -> None:
+        """Compile the network that is trained and the averaged one, without touching their keys."""
+        self.model.diffusion_model.compile(dynamic=False)
+        if self.model_ema is not None:
+            self.model_ema.module.diffusion_model.compile(dynamic=False)
+
+
+class LatentDiffusion(DDPM):
+    """A diffusion model in the latent space of a frozen first stage (arXiv:2112.10752).
+
+    Parameters: see `LatentDiffusionConfig`, in the component form or the published one.
+    """
+
+    scale_factor: Tensor | float
+
+    def __init__(self, **config: Unpack[LatentDiffusionConfig]) -> None:
+        pl.LightningModule.__init__(self)
+        config = {"monitor": "val/loss_simple_ema", "clip_denoised": False, **config}  # type: ignore[assignment]
+        parts = assemble(config, LatentDiffusionConfig)
+        assert parts.first_stage is not None
+        self.channels = parts.first_stage.latent_channels
+        self._wire({"channels": self.channels, **config}, parts)
+        self.first_stage_model = parts.first_stage.eval().requires_grad_(False)
+        self.cond_stage_trainable = config.get("cond_stage_trainable", False)
+        if parts.cond_stage is not None:
+            self.cond_stage_model = parts.cond_stage.requires_grad_(self.cond_stage_trainable)
+        self._wire_scale(config)
+        self._restore(config)
+
+    def _wire_scale(self, config: Config) -> None:
+        factor = float(config.get("scale_factor", 1.0))
+        self.scale_by_std = config.get("scale_by_std", False)
+        if not self.scale_by_std:
+            self.scale_factor = factor
+            return
+        if factor != 1.0:
+            raise ConfigError(f"scale_factor: {factor}, but scale_by_std measures it; give one")
+        self.register_buffer("scale_factor", torch.tensor(factor))
+
+    def train(self, mode: bool = True) -> LatentDiffusion:
+        """The frozen parts stay in evaluation mode."""
+        super().train(mode)
+        self.first_stage_model.eval()
+        if hasattr(self, "cond_stage_model") and not self.cond_stage_trainable:
+            self.cond_stage_model.eval()
+        return self
+
+    @torch.no_grad()
+    def encode(self, images: Tensor, draws: Draws | None = None) -> Tensor:
+        """Scaled latents (B, c, h, w) of images (B, C, H, W).
+
+        draws: stream "posterior" samples a KL first stage; without, its most likely latent.
+        """
+        return self.scale_factor * self._latent(images, draws)
+
+    def _latent(self, images: Tensor, draws: Draws | None) -> Tensor:
+        encoding = self.first_stage_model.encode(images)
+        if draws is None or isinstance(encoding, Tensor):
+            return first_latent(encoding)
+        return first_latent(encoding, draws.normal(encoding.mean.shape[1:], "posterior"))
+
+    @torch.no_grad()
+    def decode(self, z: Tensor) -> Tensor:
+        """Images (B, C, H, W) of scaled latents (B, c, h, w)."""
+        return self.first_stage_model.decode(z / self.scale_factor)
+
+    def learned_parameters(self) -> list[nn.Parameter]:
+        """As without a first stage, and tau_theta when it is trained."""
+        tau = self.cond_stage_model.parameters() if self.cond_stage_trainable else ()
+        return [*super().learned_parameters(), *tau]
+
+    def on_train_start(self) -> None:
+        """Measure the scale on the first batch of all ranks, in a new run."""
+        if self.scale_by_std and self.global_step == 0 and not self.trainer.ckpt_path:
+            loader = self.trainer.train_dataloader
+            batches = _first_batches(loader, self.trainer.accumulate_grad_batches)
+            self.measure_scale(self.trainer.strategy.batch_to_device(each) for each in batches)
+
+    @torch.no_grad()
+    def measure_scale(self, batches: Iterable[Batch]) -> None:
+        """Set the scale to 1 / standard deviation of these batches' latents, over all ranks.
+
+        Section 4.3.2 and appendix G of the paper. The scale is part of the state dict.
+        """
+        moments = LatentMoments()
+        for batch in batches:
+            moments.update(self._latent(self.get_input(batch), self.draws(batch)))
+        moments.synchronize()
+        assert isinstance(self.scale_factor, Tensor)
+        self.scale_factor.copy_(moments.scale())
+        log.info(
+            "latents have standard deviation %.4g: scale_factor = %.4g",
+            moments.std(),
+            self.scale_factor,
+        )
+
+
+def _first_batches(loader: Any, count: int) -> Iterator[Batch]:
+    """The batches that training begins with, read beside its workers."""
+    for indices in islice(loader.batch_sampler, count):
+        yield loader.collate_fn([loader.dataset[index] for index in indices])

@@ -1,0 +1,103 @@
+"""Pictures of a diffusion model for the image logger: data, condition, noise, samples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from ldm.samplers.base import Step
+from ldm.tensor import to_image_tensor
+from ldm.types import Prediction
+
+if TYPE_CHECKING:
+    from ldm.models.diffusion.ddpm import DDPM
+
+__all__ = ["previews", "text_image"]
+
+
+def previews(
+    model: DDPM,
+    batch: Mapping[str, Any],
+    *,
+    split: str = "train",
+    steps: int = 50,
+    scale: float | None = None,
+    denoise_row: bool = False,
+    diffusion_row: bool = False,
+) -> dict[str, Tensor]:
+    """Pictures of one small batch, name to (B, C, H, W) in [-1, 1].
+
+    inputs, reconstructions: what the first stage gets and gives back.  conditioning_<key>: each
+    entry that the model is told, texts as pictures.  samples: with the averaged weights, from the
+    same seeds every time.  samples_guided: with classifier-free guidance of `scale` (3 where the
+    model was trained for it), when there is a condition to follow.
+    denoise_row: estimates of x0 during sampling.  diffusion_row: inputs with more and more noise.
+    """
+    images = model.get_input(batch)
+    z = model.encode(images)
+    pictures = {"inputs": images, "reconstructions": model.decode(z)}
+    pictures |= _conditions(model, batch, images)
+    if diffusion_row:
+        pictures["diffusion_row"] = _diffusion_row(model, z)
+    size = (z.shape[-2], z.shape[-1])
+    condition = batch if model.conditioner.parts else None
+    estimates: list[Tensor] = []
+
+    def record(step: Step, x: Tensor, prediction: Prediction) -> None:
+        if denoise_row and step.index % max(step.count // 8, 1) == 0:
+            estimates.append(prediction.x0[:1])
+
+    seeds = range(len(images))
+    pictures["samples"] = model.sample(seeds, condition, steps=steps, size=size, callback=record)
+    if estimates:
+        pictures["denoise_row"] = model.decode(torch.cat(estimates))
+    if scale is None and any(part.embedder.drop_rate for part in model.conditioner.parts):
+        scale = 3.0
+    if scale is not None and condition is not None:
+        pictures["samples_guided"] = model.sample(
+            seeds, condition, steps=steps, size=size, scale=scale
+        )
+    return pictures
+
+
+def _conditions(model: DDPM, batch: Mapping[str, Any], images: Tensor) -> dict[str, Tensor]:
+    """Each entry the conditioner reads, as far as it can be shown."""
+    pictures = {}
+    for part in model.conditioner.parts:
+        value = batch.get(part.key)
+        if isinstance(value, Tensor) and value.ndim == 4:
+            shown = to_image_tensor(value)
+            pictures[f"conditioning_{part.key}"] = (
+                shown if shown.shape[1] in (1, 3) else shown[:, :1]
+            )
+        elif value is not None and part.key != model.first_stage_key:
+            texts = [str(each) for each in (value.tolist() if isinstance(value, Tensor) else value)]
+            size = max(images.shape[-1], 128)
+            pictures[f"conditioning_{part.key}"] = text_image(texts, size)
+    return pictures
+
+
+def _diffusion_row(model: DDPM, z: Tensor, count: int = 8) -> Tensor:
+    """The first example at growing noise, decoded: (count, C, H, W)."""
+    times = np.linspace(model.schedule.t_min, model.schedule.t_max, count).round()
+    t = model.schedule.tensor_of(times, z)
+    first = z[:1].expand(count, -1, -1, -1)
+    eps = model.draws({"sample_id": [0] * count}, seed=0).normal(z.shape[1:], "eps").to(z)
+    return model.decode(model.schedule.noised(first, eps, t))
+
+
+def text_image(texts: Sequence[str], size: int) -> Tensor:
+    """Each text as a white picture with black letters: (B, 3, size, size) in [-1, 1]."""
+    pages = []
+    for text in texts:
+        page = Image.new("RGB", (size, size), "white")
+        width = max(size // 6, 1)  # letters of the default font are 6 pixels wide
+        lines = [text[i : i + width] for i in range(0, len(text), width)]
+        ImageDraw.Draw(page).multiline_text((2, 2), "\n".join(lines), fill="black")
+        pages.append(np.asarray(page))
+    return to_image_tensor(torch.from_numpy(np.stack(pages)))
