@@ -1,0 +1,208 @@
+"""Checkpoints that survive: whole files only, and `last.ckpt` at every chance."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
+
+from ldm.config import ConfigError, did_you_mean
+from ldm.log import log
+
+__all__ = ["AtomicCheckpointIO", "LastCheckpoint", "MonitorCheck", "Terminated"]
+
+
+class Terminated(SystemExit):
+    """Training was asked to stop by SIGTERM; a checkpoint was written first.
+
+    The process ends with code 143 (128 + 15), as one that SIGTERM killed.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(143)
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint beside its place and renames it, so that no reader meets half a file.
+
+    Reads tensors and plain values only (`weights_only=True`), whatever is asked.
+    """
+
+    def save_checkpoint(
+        self,
+        checkpoint: dict[str, Any],
+        path: str | Path,
+        storage_options: Any = None,
+    ) -> None:
+        """Write, flush to the disk, rename."""
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f".{target.name}.partial")
+        with partial.open("wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(target)
+
+    def load_checkpoint(
+        self,
+        path: str | Path,
+        map_location: Any = "cpu",
+        weights_only: bool | None = True,
+    ) -> dict[str, Any]:
+        """Read a checkpoint."""
+        return torch.load(path, map_location=map_location, weights_only=True)  # type: ignore[no-any-return]
+
+
+class LastCheckpoint(pl.Callback):
+    """Keeps `last.ckpt`: what `--resume` goes on from.
+
+    Written every `every_n_steps` optimizer steps, after each validation, at the end, when an
+    exception ends training (which then shows its own traceback), and at the end of the step
+    during which a signal came: SIGUSR1 saves and goes on, SIGTERM saves and stops.
+
+    directory: where the file goes.
+    every_n_steps: optimizer steps between two writes.
+    agree_every: with several processes, steps between two agreements on a signal; an agreement
+        makes the processes wait for each other and for their devices.
+    """
+
+    def __init__(
+        self, directory: str | Path, *, every_n_steps: int = 1000, agree_every: int = 20
+    ) -> None:
+        self.path = Path(directory) / "last.ckpt"
+        self.every_n_steps = every_n_steps
+        self.agree_every = agree_every
+        self._asked: dict[int, bool] = {signal.SIGUSR1: False, signal.SIGTERM: False}
+        self._previous: dict[int, Any] = {}
+        self._saved_at = -1
+        self._is_training = False
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Listen to the signals."""
+        for number in self._asked:
+            self._previous[number] = signal.signal(number, self._remember)
+        # Lightning asks all processes about SIGTERM in every step and waits for the answer on
+        # the host, which stalls the device; `_agreed` does it now and then.
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _nothing  # type: ignore[method-assign]
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """From here on there is something to lose."""
+        self._is_training = True
+        self._saved_at = trainer.global_step
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Save when it is time, or when a signal asked for it."""
+        step = trainer.global_step
+        if step // self.every_n_steps != self._saved_at // self.every_n_steps:
+            self._save(trainer)
+        self._answer_signals(trainer, batch_idx)
+
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """A signal need not wait for the end of validation."""
+        if self._is_training:
+            self._answer_signals(trainer, batch_idx)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save, outside the sanity check."""
+        if self._is_training and not trainer.sanity_checking:
+            self._save(trainer)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save the end."""
+        self._save(trainer)
+        self._is_training = False
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Save what there is; a failure to do so must not hide the exception."""
+        if not self._is_training or isinstance(exception, Terminated):
+            return
+        self._is_training = False
+        try:
+            self._save_alone(trainer)
+        except (OSError, RuntimeError) as error:
+            log.error("could not save %s: %s", self.path, error)
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Give the signals back."""
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous.clear()
+
+    def _remember(self, number: int, _frame: FrameType | None) -> None:
+        self._asked[number] = True
+
+    def _answer_signals(self, trainer: pl.Trainer, batch_idx: int) -> None:
+        alone = trainer.world_size == 1
+        if not alone and (batch_idx + 1) % self.agree_every:
+            return
+        if self._agreed(trainer, signal.SIGTERM):
+            self._save(trainer)
+            log.warning("SIGTERM: stopped after step %d", trainer.global_step)
+            raise Terminated
+        if self._agreed(trainer, signal.SIGUSR1):
+            self._save(trainer)
+
+    def _agreed(self, trainer: pl.Trainer, number: int) -> bool:
+        asked = self._asked[number]
+        self._asked[number] = False
+        if trainer.world_size == 1:
+            return asked
+        return bool(trainer.strategy.reduce_boolean_decision(asked, all=False))
+
+    def _save(self, trainer: pl.Trainer) -> None:
+        trainer.save_checkpoint(self.path)
+        self._saved_at = trainer.global_step
+        log.debug("saved %s at step %d", self.path, self._saved_at)
+
+    def _save_alone(self, trainer: pl.Trainer) -> None:
+        """Save without the other processes, which may never come."""
+        if trainer.is_global_zero:
+            checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+            trainer.strategy.checkpoint_io.save_checkpoint(checkpoint, self.path)
+            log.warning("saved %s at step %d", self.path, trainer.global_step)
+
+
+class MonitorCheck(pl.Callback):
+    """Stops before training when validation does not report the metric that decides on the best.
+
+    metric: name of the metric, e.g. `val/rec_loss`.
+    """
+
+    def __init__(self, metric: str) -> None:
+        self.metric = metric
+
+    def on_sanity_check_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Raise ConfigError, with the nearest metric there is."""
+        found = list(trainer.callback_metrics)
+        if found and self.metric not in found:
+            hint = did_you_mean(self.metric, found)
+            raise ConfigError(
+                f"monitor: validation reports no {self.metric!r}{hint or f'; it reports {found}'}"
+            )
+
+
+def _nothing() -> None: ...

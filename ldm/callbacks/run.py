@@ -1,0 +1,65 @@
+"""The record of a run: its configuration and environment, in its directory and its checkpoints."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import yaml
+
+__all__ = ["RunRecord", "environment"]
+
+_PACKAGES = ("torch", "torchvision", "pytorch-lightning", "transformers", "omegaconf", "numpy")
+
+
+def environment() -> dict[str, str]:
+    """Versions and machine, for the record."""
+    versions = {name: metadata.version(name) for name in _PACKAGES}
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor()
+    return versions | {
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "device": device,
+    }
+
+
+class RunRecord(pl.Callback):
+    """Writes both configurations and the environment when training starts.
+
+    The project's configuration also goes into every checkpoint, as YAML text under `config`: a
+    note for people. Nothing is ever built from it.
+    """
+
+    def __init__(self, configs: str | Path, now: str, config: Mapping[str, Any]) -> None:
+        self.configs = Path(configs)
+        self.now = now
+        project = {key: value for key, value in config.items() if key != "lightning"}
+        self.project = yaml.safe_dump(project, sort_keys=False)
+        self.lightning = yaml.safe_dump(
+            {"lightning": config.get("lightning") or {}}, sort_keys=False
+        )
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the files, on rank 0."""
+        if not trainer.is_global_zero:
+            return
+        self.configs.mkdir(parents=True, exist_ok=True)
+        files = {
+            "project": self.project,
+            "lightning": self.lightning,
+            "environment": yaml.safe_dump(environment()),
+        }
+        for name, text in files.items():
+            (self.configs / f"{self.now}-{name}.yaml").write_text(text, encoding="utf-8")
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Add the configuration, as text."""
+        checkpoint["config"] = self.project

@@ -1,0 +1,1 @@
+"""The command line: what `main.py` and the scripts call."""

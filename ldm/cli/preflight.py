@@ -1,0 +1,96 @@
+"""Checks before anything heavy: the model on the meta device, against one example of the data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ldm.conditioning.labels import ClassEmbedder
+from ldm.config import ConfigError, did_you_mean, instantiate_from_config
+from ldm.log import log
+from ldm.tensor import to_image_tensor
+
+__all__ = ["preflight"]
+
+
+def preflight(block: Mapping[str, Any], sample: Mapping[str, Any], classes: int | None) -> None:
+    """Build the model without memory, then hold an example of the data against it.
+
+    block: the `model:` block of the configuration.  sample: one item of the training set.
+    classes: number of classes of the data, if it has any.
+
+    Finds parts that do not fit each other, checkpoints that are missing or of another model, batch
+    entries that the data does not have, images of the wrong size or number of channels.
+    Raises ConfigError.
+    """
+    target = {key: block[key] for key in ("target", "params") if key in block}
+    with torch.device("meta"):
+        model = instantiate_from_config(target, path="model")
+    needed = _needed(model)
+    for key, where in needed.items():
+        if key not in sample:
+            raise ConfigError(
+                f"{where}: {key!r} is no entry of the data, which has {', '.join(sorted(sample))}"
+                + did_you_mean(key, sample)
+            )
+    _check_images(model, sample)
+    _check_classes(model, classes)
+
+
+def _needed(model: Any) -> dict[str, str]:
+    """Batch entries that the model reads, and the parameter that names each."""
+    if not hasattr(model, "conditioner"):
+        return {model.image_key: "model.params.image_key"}
+    entries = {model.first_stage_key: "model.params.first_stage_key"}
+    return entries | {part.key: "model.params.cond_stage_key" for part in model.conditioner.parts}
+
+
+def _check_images(model: Any, sample: Mapping[str, Any]) -> None:
+    """Send the image's shape through the first stage, and the latent's to the network's sizes."""
+    image = sample[getattr(model, "first_stage_key", None) or model.image_key]
+    shape = to_image_tensor(torch.as_tensor(image)[None]).shape
+    images = torch.empty(shape, device="meta")
+    try:
+        z = model.encode(images)
+    except (RuntimeError, ValueError) as error:
+        raise ConfigError(
+            f"data: images of {shape[1]} channels, {shape[2]} x {shape[3]}, do not fit the "
+            f"first stage: {str(error).splitlines()[0]}"
+        ) from error
+    net = getattr(getattr(model, "model", None), "diffusion_model", None)
+    factor = getattr(net, "downsample_factor", 1)
+    if net is None or not isinstance(z, Tensor):
+        return
+    height, width = z.shape[-2:]
+    if height % factor or width % factor:
+        raise ConfigError(
+            f"data: images of {shape[2]} x {shape[3]} become {height} x {width} latents; expected "
+            f"multiples of {factor}, by which unet_config.params.channel_mult divides them"
+        )
+    size = model.image_size
+    expected = (size, size) if isinstance(size, int) else tuple(size)
+    if (height, width) != expected:
+        log.warning(
+            "model.params.image_size is %s, but what is diffused is %d x %d: sampling scripts will "
+            "draw at a size that was not trained",
+            size,
+            height,
+            width,
+        )
+
+
+def _check_classes(model: Any, classes: int | None) -> None:
+    """Labels must have rows of their own in the table, beside the null class."""
+    for part in getattr(getattr(model, "conditioner", None), "parts", ()):
+        if classes is None or not isinstance(part.embedder, ClassEmbedder):
+            continue
+        rows = part.embedder.null_label + 1
+        needed = classes + (part.embedder.drop_rate > 0)
+        if rows < needed:
+            raise ConfigError(
+                f"cond_stage_config.params.n_classes: {rows}, but the data has {classes} classes"
+                + (" and drop_rate needs one more row" if needed > classes else "")
+            )

@@ -1,0 +1,1 @@
+"""Evaluation: numbers about what a model draws. Uses models through encode, decode and sample."""

@@ -1,0 +1,58 @@
+"""Loss curves of runs, read from their metrics and drawn as one picture."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ldm.config import ConfigError
+
+__all__ = ["plot_curves", "read_metrics"]
+
+Curve = list[tuple[int, float]]
+
+
+def read_metrics(run: str | Path) -> dict[str, Curve]:
+    """Every metric of a run: name to (optimizer step, value), in the order they were logged.
+
+    Raises ConfigError when the run has no metrics.
+    """
+    files = sorted(Path(run).glob("metrics/*/metrics.csv"))
+    if not files:
+        raise ConfigError(f"{run}: no metrics/*/metrics.csv in it; expected a run directory")
+    curves: dict[str, Curve] = {}
+    for path in files:
+        with path.open(encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file):
+                for name, value in row.items():
+                    if value and name not in ("step", "epoch"):
+                        curves.setdefault(name, []).append((int(float(row["step"])), float(value)))
+    return curves
+
+
+def plot_curves(
+    panels: Mapping[str, Mapping[str, Curve]], path: str | Path, *, logarithmic: Sequence[str] = ()
+) -> None:
+    """Write a PNG with one panel per entry: title to curves by label.
+
+    logarithmic: titles of the panels with a logarithmic axis of values.
+    """
+    import matplotlib as mpl  # an extra, and slow to import
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(1, len(panels), figsize=(5.5 * len(panels), 4), squeeze=False)
+    for axis, (title, curves) in zip(axes[0], panels.items(), strict=True):
+        for label, curve in curves.items():
+            steps, values = zip(*curve, strict=True)
+            axis.plot(steps, values, label=label, linewidth=1.2)
+        axis.set(title=title, xlabel="optimizer step")
+        if title in logarithmic:
+            axis.set_yscale("log")
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8, frameon=False)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
