@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from ldm.config.construct import to_plain
-from ldm.config.errors import ConfigError, did_you_mean
+from ldm.config.errors import ConfigError, did_you_mean, value_needed
 from ldm.config.signature import Stage, parameter_problems
 from ldm.config.targets import locate
 
@@ -75,7 +75,7 @@ def _trainer_problems(arguments: Mapping[str, Any]) -> Iterator[str]:
 
 def _missing_values(value: object, path: str) -> Iterator[str]:
     if value == MISSING:
-        yield f"{path}: a value is needed here, give it in the YAML or as {path}=VALUE"
+        yield value_needed(path)
     for key, item in _items(value):
         yield from _missing_values(item, _join(path, key))
 

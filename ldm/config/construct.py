@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
-from ldm.config.errors import ConfigError
+from ldm.config.errors import ConfigError, value_needed
 from ldm.config.signature import parameter_problems
 from ldm.config.targets import locate
 
@@ -65,16 +65,29 @@ def build(value: object, *, path: str = "") -> Built:
 def to_plain(value: object) -> Built:
     """A configuration as plain dictionaries and lists, interpolations resolved.
 
-    Raises ConfigError for an interpolation that leads nowhere. What is no configuration is
-    returned as it is.
+    Raises ConfigError for an interpolation that leads nowhere, or to a value that is still to be
+    given. What is no configuration is returned as it is.
     """
     if not isinstance(value, DictConfig | ListConfig):
         return value
     try:
         return OmegaConf.to_container(value, resolve=True)
+    except InterpolationToMissingValueError as error:
+        raise ConfigError("\n".join(map(value_needed, _still_to_give(value)))) from error
     except OmegaConfBaseException as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"{error.full_key}: {reason}") from error
+
+
+def _still_to_give(config: DictConfig | ListConfig) -> list[str]:
+    """Keys whose value is `???`, without those that only refer to one."""
+
+    def refers(key: str) -> bool:
+        parent, _, name = key.rpartition(".")
+        holder = OmegaConf.select(config, parent) if parent else config
+        return OmegaConf.is_interpolation(holder, name)
+
+    return [key for key in sorted(OmegaConf.missing_keys(config)) if not refers(key)]
 
 
 def _call(target: str, params: Mapping[str, Any], path: str, given: Mapping[str, Any]) -> Built:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
 
-__all__ = ["ConfigError", "did_you_mean", "nearest", "nearest_path"]
+__all__ = ["ConfigError", "did_you_mean", "nearest", "nearest_path", "value_needed"]
 
 _LOOKED_AT = (
     1000  # entries of a directory: a folder of a million images is not compared name by name
@@ -31,6 +31,11 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
     """The end of an error message: "; did you mean 'gamma'?", or nothing."""
     match = nearest(name, names)
     return f"; did you mean {match!r}?" if match else ""
+
+
+def value_needed(path: str) -> str:
+    """What is said about a key whose value the configuration leaves to its user, as `???`."""
+    return f"{path}: a value is needed here, give it in the YAML or as {path}=VALUE"
 
 
 def nearest_path(path: Path) -> Path | None:

@@ -7,7 +7,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
-from ldm.config import ConfigError, build, instantiate_from_config, load
+from ldm.config import ConfigError, build, instantiate_from_config, load, to_plain
 from tests.config.specimen import Outer, Recorder
 
 HERE = "tests.config.specimen"
@@ -145,3 +145,11 @@ def test_loading_and_building_does_not_change_the_configuration(tmp_path):
     before = copy.deepcopy(config)
     build(config)
     assert config == before
+
+
+def test_a_value_still_to_be_given_is_named_once_though_others_refer_to_it():
+    config = OmegaConf.create({"a": {"root": "???"}, "b": "${a.root}", "c": {"d": "???"}})
+    with pytest.raises(ConfigError) as error:
+        to_plain(config)
+    assert [line.split(":")[0] for line in str(error.value).splitlines()] == ["a.root", "c.d"]
+    assert "a.root=VALUE" in str(error.value)
