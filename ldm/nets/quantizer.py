@@ -25,6 +25,8 @@ class VectorQuantizer(nn.Module):
     instead of flat.
     """
 
+    used: Tensor | None  # (R,), what `remap` says
+
     def __init__(
         self,
         n_e: int,
@@ -44,14 +46,13 @@ class VectorQuantizer(nn.Module):
         self.embedding = nn.Embedding(n_e, e_dim)
         nn.init.uniform_(self.embedding.weight, -1 / n_e, 1 / n_e)
         self.unknown_index = unknown_index
-        self.used: Tensor | None = None
+        self.register_buffer("used", None if remap is None else torch.as_tensor(remap).long())
         self.re_embed = n_e  # number of indices
         if remap is not None:
             if not (isinstance(unknown_index, int) or unknown_index in ("extra", "random")):
                 raise ValueError(
                     f"unknown_index={unknown_index!r}: expected a number, 'extra' or 'random'"
                 )
-            self.register_buffer("used", torch.as_tensor(remap).long())
             self.re_embed = len(remap) + (unknown_index == "extra")
 
     def forward(self, z: Tensor) -> Quantization:

@@ -13,8 +13,8 @@ FUSED = (
     "in_layers.1",
     "out_layers.0",
     "out_layers.1",
-    "out.0",
-    "out.1",
+    "stat__out.0",
+    "stat__out.1",
     "1.qkv",
     "1.attention",
     "1.proj_in",
@@ -40,10 +40,12 @@ def statistics(x):
 def test_every_layer_puts_out_what_the_reference_does(name):
     case = Case("m_traces", name)
     net, seen = build(case), {}
+
+    def record(path, out):
+        seen[f"stat__{path}"] = statistics(out)
+
     for path, module in net.named_modules():
-        module.register_forward_hook(
-            lambda _, __, out, path=path: seen.setdefault(f"stat__{path}", statistics(out))
-        )
+        module.register_forward_hook(lambda _, __, out, path=path: record(path, out))
     with torch.no_grad():
         net(*inputs(case).values())
     missing = set(case.want) - set(seen)
