@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ldm.nets.precision import without_autocast
+
 __all__ = ["Quantization", "VectorQuantizer"]
 
 # distances held at once: rows of latents times codes
@@ -84,7 +86,7 @@ class VectorQuantizer(nn.Module):
         half_square = codes.square().sum(dim=1) / 2
         rows = torch.split(z.reshape(-1, self.e_dim).float(), max(1, _MAX_DISTANCES // self.n_e))
         # in half precision neighbouring codes would be confused
-        with torch.autocast(z.device.type, enabled=False):
+        with without_autocast(z):
             # |z - e|^2 / 2, without |z|^2, which is the same for all codes
             found = [torch.addmm(half_square, r, codes.t(), alpha=-1).argmin(dim=1) for r in rows]
         return torch.cat(found).reshape(z.shape[:-1])

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ldm.nets.precision import without_autocast
+
 __all__ = ["upsample_conv"]
 
 # with fewer cells in an image, preparing the kernel costs more than it saves
@@ -23,7 +25,7 @@ def upsample_conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """
     if x.shape[2] * x.shape[3] < _MIN_CELLS:
         return F.conv2d(F.interpolate(x, scale_factor=2, mode="nearest"), weight, bias, padding=1)
-    with torch.autocast(x.device.type, enabled=False):  # add the taps before they are rounded
+    with without_autocast(x):  # add the taps before they are rounded
         taps = (weight.flatten(2) @ _tap_sums(weight)).view(*weight.shape[:2], 4, 4)
     return F.conv_transpose2d(x, taps.transpose(0, 1), bias, stride=2, padding=1)
 
