@@ -9,6 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from ldm.tensor import expand_to, sent_to
+
 __all__ = ["Embedder", "FunctionEmbedder", "Slot"]
 
 Slot = Literal["crossattn", "concat", "vector"]
@@ -43,7 +45,7 @@ class Embedder(nn.Module, ABC):
 
         Nothing is zero unless an encoder says otherwise: the default is for tensors.
         """
-        return torch.where(dropped.to(value.device).reshape(-1, *[1] * (value.ndim - 1)), 0, value)
+        return torch.where(expand_to(sent_to(dropped, value.device), value), 0, value)
 
     def prepare(self) -> None:
         """Load what the constructor left out (a tokenizer, frozen weights), once, before any step.

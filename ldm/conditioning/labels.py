@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ldm.conditioning.base import Embedder
+from ldm.tensor import sent_to
 
 __all__ = ["ClassEmbedder"]
 
@@ -48,7 +49,7 @@ class ClassEmbedder(Embedder):
 
     def drop(self, value: Tensor, dropped: Tensor) -> Tensor:
         """Labels (B,) with the dropped ones replaced by the null label."""
-        return torch.where(dropped.to(value.device), self.null_label, value)
+        return torch.where(sent_to(dropped, value.device), self.null_label, value)
 
     def forward(self, batch: Mapping[str, Any], key: str | None = None) -> Tensor:
         """The published call: looks up its key in the whole batch."""

@@ -35,7 +35,7 @@ class KeyedDraws:
 
     keys: one per example, such as its index in the data set or the seed of an image.
     seed: of the run.  step: of the training, 0 where there is none.
-    device: where the numbers are made; a CPU and a GPU give different ones.
+    device: where normal numbers are made; a CPU and a GPU give different ones.
     """
 
     keys: Sequence[int | str]
@@ -52,9 +52,12 @@ class KeyedDraws:
         return numbers
 
     def uniform(self, stream: str) -> Tensor:
-        """Uniform numbers (B,) in [0, 1), float32, on a grid of 2^-24."""
+        """Uniform numbers (B,) in [0, 1), float32, on a grid of 2^-24; always on the CPU.
+
+        Decisions about texts are taken there, and reading them back from a GPU would wait for it.
+        """
         numbers = [(self._hash(key, stream) >> 39) / 2**24 for key in self.keys]
-        return torch.tensor(numbers, dtype=torch.float32, device=self.device)
+        return torch.tensor(numbers, dtype=torch.float32)
 
     def _hash(self, key: int | str, stream: str) -> int:
         """63 bits; 1 and "1" are different keys, 1 and a NumPy 1 are the same."""

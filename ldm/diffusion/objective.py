@@ -16,7 +16,7 @@ from ldm.diffusion.parameterization import check_parameterization, target
 from ldm.diffusion.times import TimeSampler
 from ldm.diffusion.times import Uniform as UniformTimes
 from ldm.diffusion.weighting import Elbo, Uniform, Weighting
-from ldm.tensor import expand_to, mean_flat
+from ldm.tensor import expand_to, mean_flat, sent_to
 from ldm.types import Conditioning, LossTerms
 
 __all__ = ["NORMS", "Objective"]
@@ -87,7 +87,8 @@ class Objective:
         x0: (B, C, H, W), scaled latents.  draws: streams "t" and "eps".
         logvar: (T,), see `at`.
         """
-        t, importance = self.times.sample(draws.uniform("t"), denoiser.schedule)
+        u = sent_to(draws.uniform("t"), x0.device)
+        t, importance = self.times.sample(u, denoiser.schedule)
         eps = draws.normal(x0.shape[1:], "eps").to(x0)
         terms = self.at(denoiser, x0, cond, t=t, eps=eps, logvar=logvar)
         self.times.update(t, terms.total)
