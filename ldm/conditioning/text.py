@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ldm.conditioning.base import Embedder
 from ldm.config import ConfigError
 from ldm.nets.text import Encoder, TransformerWrapper
+from ldm.tensor import sent_to
 
 __all__ = ["BERTEmbedder", "BERTTokenizer", "FrozenCLIPEmbedder", "TransformerEmbedder"]
 
@@ -42,7 +43,7 @@ class BERTTokenizer:
     """
 
     def __init__(self, name: str = "bert-base-uncased", max_length: int = 77) -> None:
-        from transformers import BertTokenizerFast  # slow to import, and only needed for text
+        from transformers import BertTokenizer  # slow to import, and only needed for text
 
         path = Path(name)
         if path.suffix == ".txt":
@@ -50,9 +51,9 @@ class BERTTokenizer:
                 raise ConfigError(f"tokenizer: there is no vocabulary file {name!r}")
             vocabulary = path.read_text(encoding="utf-8").split()
             ids = {token: index for index, token in enumerate(vocabulary)}
-            self._tokenizer = BertTokenizerFast(vocab=ids, do_lower_case=True)
+            self._tokenizer = BertTokenizer(vocab=ids, do_lower_case=True)
         else:
-            self._tokenizer = _from_hub(BertTokenizerFast, name, "the tokenizer")
+            self._tokenizer = _from_hub(BertTokenizer, name, "the tokenizer")
         self.max_length = max_length
 
     def __len__(self) -> int:
@@ -156,11 +157,13 @@ class BERTEmbedder(TransformerEmbedder):
     def forward(self, text: Captions | Tensor) -> Tensor:
         """Captions (B strings), or token ids (B, N), to (B, N, D)."""
         tokens = text if isinstance(text, Tensor) else self.tokenizer(text)
-        return super().forward(tokens.to(self.transformer.token_emb.weight.device))
+        return super().forward(sent_to(tokens, self.transformer.token_emb.weight.device))
 
     def drop(self, value: Captions | Tensor, dropped: Tensor) -> Captions | Tensor:
         """Captions with the dropped ones empty; token ids with the dropped rows zero."""
-        return _drop_captions(value, dropped) or super().drop(value, dropped)
+        if isinstance(value, Tensor):
+            return cast(Tensor, super().drop(value, dropped))
+        return _drop_captions(value, dropped)
 
 
 class FrozenCLIPEmbedder(Embedder):
@@ -195,13 +198,13 @@ class FrozenCLIPEmbedder(Embedder):
             )
         )
         self.version, self.max_length, self.embed_dim = version, max_length, config.hidden_size
-        self.transformer = CLIPTextModel(config)
+        # published names have a level `text_model.`, which newer releases of transformers lack
+        self.transformer = nn.ModuleDict({"text_model": _text_model(CLIPTextModel(config))})
         self._tokenizer: Any = None
         self._has_weights = False
         self.requires_grad_(requires_grad=False)
         self.eval()
-        self._register_state_dict_hook(_to_published_clip_keys)
-        self.register_load_state_dict_pre_hook(_from_published_clip_keys)
+        self.register_load_state_dict_pre_hook(_note_weights)  # type: ignore[no-untyped-call]
 
     def train(self, mode: bool = True) -> FrozenCLIPEmbedder:
         """Stay in evaluation mode: the encoder is frozen."""
@@ -215,23 +218,27 @@ class FrozenCLIPEmbedder(Embedder):
             self._tokenizer = _from_hub(CLIPTokenizer, self.version, "the tokenizer")
         if not self._has_weights:
             source = _from_hub(CLIPTextModel, self.version, "the text encoder")
-            self.transformer.load_state_dict(source.state_dict())
+            self.transformer["text_model"].load_state_dict(_text_model(source).state_dict())
             self._has_weights = True
 
     @torch.no_grad()
     def forward(self, text: Captions | Tensor) -> Tensor:
         """Captions (B strings), or token ids (B, N), to the last hidden state (B, N, D)."""
-        if not isinstance(text, Tensor):
-            self.prepare()
-            text = self._tokenizer(
-                list(text),
-                truncation=True,
-                max_length=self.max_length,
-                padding="max_length",
-                return_tensors="pt",
-            )["input_ids"]
-        device = next(self.transformer.parameters()).device
-        return self.transformer(input_ids=text.to(device)).last_hidden_state  # type: ignore[no-any-return]
+        tokens = text if isinstance(text, Tensor) else self._tokenized(text)
+        tokens = sent_to(tokens, next(self.transformer.parameters()).device)
+        states: Tensor = self.transformer["text_model"](input_ids=tokens).last_hidden_state
+        return states
+
+    def _tokenized(self, captions: Captions) -> Tensor:
+        self.prepare()
+        encoded = self._tokenizer(
+            list(captions),
+            truncation=True,
+            max_length=self.max_length,
+            padding="max_length",
+            return_tensors="pt",
+        )
+        return encoded["input_ids"]  # type: ignore[no-any-return]
 
     def encode(self, value: Captions | Tensor) -> Tensor:
         """The same as a call."""
@@ -239,42 +246,22 @@ class FrozenCLIPEmbedder(Embedder):
 
     def drop(self, value: Captions | Tensor, dropped: Tensor) -> Captions | Tensor:
         """Captions with the dropped ones empty; token ids with the dropped rows zero."""
-        return _drop_captions(value, dropped) or super().drop(value, dropped)
+        if isinstance(value, Tensor):
+            return cast(Tensor, super().drop(value, dropped))
+        return _drop_captions(value, dropped)
 
 
-def _drop_captions(value: Captions | Tensor, dropped: Tensor) -> list[str] | None:
-    if isinstance(value, Tensor):
-        return None
+def _drop_captions(value: Captions, dropped: Tensor) -> list[str]:
     return ["" if gone else text for text, gone in zip(value, dropped.tolist(), strict=True)]
 
 
-# Releases of transformers differ in whether the text model sits below `text_model.`. Our
-# checkpoints always say that it does, as the published ones.
-_PUBLISHED_CLIP = "transformer.text_model."
+def _text_model(model: nn.Module) -> nn.Module:
+    """The module whose parameters are named as below the published `text_model.`."""
+    return cast(nn.Module, getattr(model, "text_model", model))
 
 
-def _to_published_clip_keys(
-    module: nn.Module, state: dict[str, Any], prefix: str, _metadata: Any
-) -> None:
-    ours = prefix + "transformer."
-    for key in [
-        k for k in state if k.startswith(ours) and not k.startswith(prefix + _PUBLISHED_CLIP)
-    ]:
-        state[prefix + _PUBLISHED_CLIP + key.removeprefix(ours)] = state.pop(key)
-
-
-def _from_published_clip_keys(
-    module: nn.Module, state: dict[str, Any], prefix: str, *_: Any
-) -> None:
-    published = prefix + _PUBLISHED_CLIP
-    nested = any(
-        name.startswith("text_model.") for name, _ in module.transformer.named_parameters()
-    )
-    found = [key for key in state if key.startswith(published)]
-    module._has_weights = bool(found)
-    for key in found:
-        value = state.pop(key)
-        if key.endswith("embeddings.position_ids"):  # older releases saved this constant
-            continue
-        name = "text_model." if nested else ""
-        state[f"{prefix}transformer.{name}{key.removeprefix(published)}"] = value
+def _note_weights(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Remember that a checkpoint brings the weights, so that none need be fetched."""
+    assert isinstance(module, FrozenCLIPEmbedder)
+    if any(key.startswith(f"{prefix}transformer.") for key in state):
+        module._has_weights = True

@@ -66,7 +66,7 @@ def from_published(
     renamed = {}
     for key, value in state.items():
         name = averages.get(key, key)
-        name = name if name in wanted else _other_clip_name(name)
+        name = name if name in wanted else _with_clip_level(name)
         if name in wanted:
             renamed[name] = value
         elif not _is_surplus(key, state, wanted):
@@ -76,14 +76,22 @@ def from_published(
     return renamed
 
 
-def to_published(state: Mapping[str, Tensor], *, tables: Mapping[str, Tensor]) -> State:
+def to_published(
+    state: Mapping[str, Tensor],
+    *,
+    tables: Mapping[str, Tensor],
+    first_stage_conditions: bool = False,
+) -> State:
     """A state dict of ours under the published names, with the schedule's twelve buffers.
 
     tables: the buffers by name, each (T,) float32.
+    first_stage_conditions: the conditioner is the first stage, so it is stored a second time.
     """
     published = {key: tables[key] for key in SCHEDULE_TABLES}
     for key, value in state.items():
         published[_without_dots(key) if key.startswith(_OUR_AVERAGE) else key] = value
+        if first_stage_conditions and key.startswith(_FIRST_STAGE):
+            published[_CONDITIONER + key.removeprefix(_FIRST_STAGE)] = value
     positions = state.get(_CLIP + _CLIP_LEVEL + "embeddings.position_embedding.weight")
     if positions is not None:
         ids = torch.arange(len(positions), device=positions.device)[None]
@@ -96,14 +104,10 @@ def _without_dots(key: str) -> str:
     return _AVERAGE + key.removeprefix(_OUR_AVERAGE).replace(".", "")
 
 
-def _other_clip_name(key: str) -> str:
-    """A text model's name without the level `text_model.` if it has that, otherwise with it."""
-    if not key.startswith(_CLIP):
-        return key
-    rest = key.removeprefix(_CLIP)
-    if rest.startswith(_CLIP_LEVEL):
-        return _CLIP + rest.removeprefix(_CLIP_LEVEL)
-    return _CLIP + _CLIP_LEVEL + rest
+def _with_clip_level(key: str) -> str:
+    """A text model's name with the level `text_model.`, which files of newer libraries lack."""
+    is_bare = key.startswith(_CLIP) and not key.startswith(_CLIP + _CLIP_LEVEL)
+    return _CLIP + _CLIP_LEVEL + key.removeprefix(_CLIP) if is_bare else key
 
 
 def _is_surplus(key: str, state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> bool:
