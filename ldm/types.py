@@ -36,12 +36,12 @@ class Conditioning:
 
     def to(self, *args: torch.device | torch.dtype | str) -> Conditioning:
         """The same condition elsewhere; integer labels keep their type."""
-        return Conditioning(
-            **{
-                name: value.to(*[a for a in args if not _casts_labels(value, a)])
-                for name, value in self.slots().items()
-            }
-        )
+        moved = self.slots()
+        for argument in args:
+            for name, value in moved.items():
+                if not _casts_labels(value, argument):
+                    moved[name] = value.to(argument)
+        return Conditioning(**moved)
 
     def __getitem__(self, index: slice | Tensor) -> Conditioning:
         """The condition of some of the examples."""

@@ -15,12 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ldm.diffusion.draws import Draws
 from ldm.diffusion.parameterization import check_parameterization, to_prediction
 from ldm.diffusion.schedule import Schedule
 from ldm.tensor import expand_to
 from ldm.types import Conditioning, Prediction
 
-__all__ = ["CONDITIONING_KEYS", "Denoiser", "DiffusionWrapper", "NetDenoiser"]
+__all__ = ["CONDITIONING_KEYS", "Denoiser", "DiffusionWrapper", "NetDenoiser", "NoisedCondition"]
 
 
 class Denoiser(Protocol):
@@ -129,3 +130,34 @@ class NetDenoiser:
         x = x_t if scale is None else x_t * expand_to(scale, x_t)
         out: Tensor = self.net(x, self.schedule.net_time(t), cond)
         return out
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoisedCondition(NetDenoiser):
+    """A network that sees its condition with noise in it, more of it the later the time.
+
+    What `num_timesteps_cond` of the 2022 release trains: a network that forgives the flaws of a
+    condition which is itself the result of a model. Integer labels stay as they are.
+
+    times: (T,) int64, the time at which the condition is noised for each time of the data
+        (`ldm.diffusion.times.conditioning_times`).
+    draws: stream "condition <slot>", one noise for all times.
+    """
+
+    times: Tensor
+    draws: Draws
+
+    def output(self, x_t: Tensor, t: Tensor, cond: Conditioning | None) -> Tensor:
+        """Raw output of the network, (B, C, H, W), for the condition with noise."""
+        return super().output(x_t, t, None if cond is None else self._noised(cond, t))
+
+    def _noised(self, cond: Conditioning, t: Tensor) -> Conditioning:
+        t = self.times[t.round().long()]  # a solver's times may lie between integers
+        slots = cond.slots()
+        for name, value in slots.items():
+            if value.is_floating_point():
+                eps = self.draws.normal(value.shape[1:], f"condition {name}").to(value)
+                # guidance asks for both of its halves at once: they get the same noise
+                eps = eps.repeat(len(value) // len(eps), *[1] * (value.ndim - 1))
+                slots[name] = self.schedule.noised(value, eps, t)
+        return Conditioning(**slots)

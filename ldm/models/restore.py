@@ -33,7 +33,9 @@ def restore_weights(
     if only is not None:
         state = {key: value for key, value in state.items() if key.startswith(only)}
     schedule = model.schedule
-    tables = published_buffers(schedule) if isinstance(schedule, DiscreteSchedule) else None
+    tables = None
+    if isinstance(schedule, DiscreteSchedule):
+        tables = published_buffers(schedule, getattr(model.objective.elbo, "v_posterior", 0.0))
     wanted = model.state_dict()
     renamed = from_published(state, wanted, tables=tables)
     report = load_into(model, renamed, strict=only is None, ignore=ignore, source=str(path))

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NotRequired, Required, TypedDict, get_type_hints
 
-from torch import nn
+from torch import Tensor, nn
 
 from ldm.autoencoders.base import FirstStage, first_latent
 from ldm.conditioning.base import Embedder, FunctionEmbedder, Slot
@@ -21,6 +21,7 @@ from ldm.config import ConfigError, build, did_you_mean
 from ldm.diffusion.denoiser import CONDITIONING_KEYS
 from ldm.diffusion.objective import Objective
 from ldm.diffusion.schedule import PublishedSchedule, Schedule
+from ldm.diffusion.times import conditioning_times
 from ldm.diffusion.weighting import Elbo
 from ldm.samplers.base import Sampler
 from ldm.samplers.ddim import DDIM
@@ -89,7 +90,7 @@ class LatentDiffusionConfig(DDPMConfig, total=False):
     cond_stage_trainable: NotRequired[bool]  # train tau_theta with the network; false
     cond_stage_forward: NotRequired[str | None]  # published, never used: must stay empty
     concat_mode: NotRequired[bool]  # concatenate when conditioning_key is not given; true
-    num_timesteps_cond: NotRequired[int]  # > 1 noises a concatenated condition too; 1
+    num_timesteps_cond: NotRequired[int]  # > 1 noises the condition over that many levels; 1
     scale_factor: NotRequired[float]  # multiplies the latents; 1
     scale_by_std: NotRequired[bool]  # measure 1 / std on the first batch instead; false
 
@@ -102,7 +103,13 @@ _SCHEDULE_KEYS = (
     "cosine_s",
     "given_betas",
 )
-_OBJECTIVE_KEYS = ("parameterization", "loss_type", "original_elbo_weight", "l_simple_weight")
+_OBJECTIVE_KEYS = (
+    "parameterization",
+    "loss_type",
+    "original_elbo_weight",
+    "l_simple_weight",
+    "v_posterior",
+)
 _UNUSED = {"use_positional_encodings": False, "cond_stage_forward": None}
 _SLOTS: dict[str, Slot] = {"concat": "concat", "crossattn": "crossattn", "adm": "vector"}
 
@@ -117,8 +124,9 @@ class Components:
     sampler: Sampler
     conditioner: Conditioner
     conditioning_key: str | None
-    first_stage: nn.Module | None
+    first_stage: Any  # a module that is a `FirstStage`, or None
     cond_stage: nn.Module | None  # what is registered as `cond_stage_model`
+    condition_times: Tensor | None  # see `NoisedCondition`; None for a clean condition
 
 
 def assemble(flat: Config, schema: type) -> Components:
@@ -132,15 +140,17 @@ def assemble(flat: Config, schema: type) -> Components:
     cond_stage, conditioner, key = _condition(flat, first_stage)
     net = build(flat["unet_config"], path="unet_config")
     _check_widths(flat, net, first_stage, conditioner)
+    schedule = _schedule(flat)
     return Components(
         net=net,
-        schedule=_schedule(flat),
+        schedule=schedule,
         objective=_objective(flat),
         sampler=build(flat.get("sampler_config"), path="sampler_config") or DDIM(),
         conditioner=conditioner,
         conditioning_key=key,
         first_stage=first_stage,
         cond_stage=cond_stage,
+        condition_times=_condition_times(flat, schedule),
     )
 
 
@@ -167,6 +177,18 @@ def _schedule(flat: Config) -> Schedule:
     return PublishedSchedule(**{key: flat[key] for key in _SCHEDULE_KEYS if key in flat})
 
 
+def _condition_times(flat: Config, schedule: Schedule) -> Tensor | None:
+    levels = flat.get("num_timesteps_cond", 1)
+    if levels == 1:
+        return None
+    num_timesteps = schedule.num_timesteps
+    if num_timesteps is None:
+        raise ConfigError("num_timesteps_cond: needs a schedule of integer times")
+    if not 1 <= levels <= num_timesteps:
+        raise ConfigError(f"num_timesteps_cond: {levels}; expected 1 to timesteps, {num_timesteps}")
+    return conditioning_times(num_timesteps, levels)
+
+
 def _objective(flat: Config) -> Objective:
     if flat.get("objective_config") is not None:
         return build(flat["objective_config"], path="objective_config")  # type: ignore[no-any-return]
@@ -179,9 +201,7 @@ def _objective(flat: Config) -> Objective:
     )
 
 
-def _condition(
-    flat: Config, first_stage: nn.Module | None
-) -> tuple[nn.Module | None, Conditioner, str | None]:
+def _condition(flat: Config, first_stage: Any) -> tuple[nn.Module | None, Conditioner, str | None]:
     """What is registered as `cond_stage_model`, the conditioner made of it, and its slots' key."""
     config = flat.get("cond_stage_config")
     if config is None or config == "__is_unconditional__":
@@ -191,24 +211,33 @@ def _condition(
     if config == "__is_first_stage__":
         if first_stage is None:
             raise ConfigError("cond_stage_config: __is_first_stage__ needs a first stage")
-        return None, Conditioner((_first_stage_part(flat, first_stage, key),)), key
+        part = _first_stage_part(flat, first_stage, _slot(key))
+        return None, Conditioner((part,)), key
     built = build(config, path="cond_stage_config")
     if isinstance(built, list):
         parts = tuple(_part(each, each.key, each.slot) for each in built)
-        return nn.ModuleList(built), Conditioner(parts), _key_of(parts)
+        return nn.ModuleList(built), Conditioner(parts), _key_of(parts, flat)
     if isinstance(built, HybridConditioner):
         halves = (built.concat_conditioner, built.crossattn_conditioner)
         parts = tuple(_part(half, half.key, half.slot) for half in halves)
-        return built, Conditioner(parts), _key_of(parts)
-    if key not in _SLOTS:
-        raise ConfigError(f"conditioning_key: {key!r} needs several encoders, a list of them")
+        return built, Conditioner(parts), _key_of(parts, flat)
     is_natural = isinstance(built, Embedder) and not {"conditioning_key", "concat_mode"} & set(flat)
     part = _part(
         built,
         getattr(built, "key", None) or flat.get("cond_stage_key", "image"),
-        built.slot if is_natural else _SLOTS[key],
+        built.slot if is_natural else _slot(key),
     )
-    return built, Conditioner((part,)), _key_of((part,))
+    return built, Conditioner((part,)), _key_of((part,), flat)
+
+
+def _slot(key: str) -> Slot:
+    """The slot that one encoder fills under a conditioning key."""
+    if key not in _SLOTS:
+        known = f"expected one of {', '.join(_SLOTS)}{did_you_mean(key, _SLOTS)}"
+        if key in CONDITIONING_KEYS:
+            known = "which needs several encoders: make cond_stage_config a list of them"
+        raise ConfigError(f"conditioning_key: {key!r}, {known}")
+    return _SLOTS[key]
 
 
 def _part(module: nn.Module, key: str | None, slot: Slot) -> Part:
@@ -227,10 +256,17 @@ def _first_stage_part(flat: Config, first_stage: FirstStage, slot: Slot) -> Part
     return Part(embedder, flat.get("cond_stage_key", "image"), slot)
 
 
-def _key_of(parts: tuple[Part, ...]) -> str | None:
+def _key_of(parts: tuple[Part, ...], flat: Config) -> str | None:
     """The conditioning key whose slots these parts fill."""
     filled = {part.slot for part in parts}
-    return next(key for key, slots in CONDITIONING_KEYS.items() if set(slots) == filled)
+    names = ", ".join(sorted(filled))
+    keys = [key for key, slots in CONDITIONING_KEYS.items() if set(slots) == filled]
+    if not keys:
+        raise ConfigError(f"cond_stage_config: no denoiser takes these slots together: {names}")
+    given = flat.get("conditioning_key")
+    if given is not None and given != keys[0]:
+        raise ConfigError(f"conditioning_key: {given!r}, but cond_stage_config fills: {names}")
+    return keys[0]
 
 
 def _check_widths(

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from ldm.autoencoders.base import first_latent
 from ldm.autoencoders.scaling import LatentMoments
 from ldm.config import ConfigError, build
-from ldm.diffusion.denoiser import Denoiser, DiffusionWrapper, NetDenoiser
+from ldm.diffusion.denoiser import Denoiser, DiffusionWrapper, NetDenoiser, NoisedCondition
 from ldm.diffusion.draws import Draws, KeyedDraws
 from ldm.diffusion.times import Uniform
 from ldm.guidance.classifier_free import ClassifierFree
@@ -34,7 +34,7 @@ from ldm.models.ema import EMA
 from ldm.models.optim import build_optimizer, build_schedule
 from ldm.models.restore import restore_weights
 from ldm.samplers.base import Callback, Sampler
-from ldm.tensor import to_image_tensor
+from ldm.tensor import sent_to, to_image_tensor
 from ldm.types import LossTerms
 
 __all__ = ["DDPM", "DiffusionWrapper", "LatentDiffusion"]
@@ -58,6 +58,7 @@ class DDPM(PublishedMethods, pl.LightningModule):
     learning_rate: float = 1e-4
     seed: int = 23
     logvar: Tensor | None
+    cond_ids: Tensor | None  # (T,), time of the condition's noise for each time; None without it
 
     def __init__(self, **config: Unpack[DDPMConfig]) -> None:
         super().__init__()
@@ -73,6 +74,7 @@ class DDPM(PublishedMethods, pl.LightningModule):
         if isinstance(self.objective.times, nn.Module):
             self.times = self.objective.times  # registered: what it has learned is saved
         self._wire_logvar(config)
+        self.register_buffer("cond_ids", parts.condition_times, persistent=False)
         self.model_ema = (
             EMA(self.model, config.get("ema_decay", 0.9999))
             if config.get("use_ema", True)
@@ -138,6 +140,13 @@ class DDPM(PublishedMethods, pl.LightningModule):
         net = self.model if self.model_ema is None else self.model_ema.module
         return NetDenoiser(net, self.schedule, self.objective.parameterization)
 
+    def _told(self, denoiser: NetDenoiser, draws: Draws) -> NetDenoiser:
+        """The denoiser with noise in what it is told, where `num_timesteps_cond` says so."""
+        if self.cond_ids is None:
+            return denoiser
+        net, schedule, predicts = denoiser.net, denoiser.schedule, denoiser.parameterization
+        return NoisedCondition(net, schedule, predicts, times=self.cond_ids, draws=draws)
+
     # training
 
     def draws(self, batch: Batch, *, seed: int | None = None, step: int = 0) -> KeyedDraws:
@@ -153,7 +162,8 @@ class DDPM(PublishedMethods, pl.LightningModule):
         draws = self.draws(batch, step=self.global_step)
         z = self.encode(self.get_input(batch), draws)
         cond = self.conditioner(batch, draws=draws)
-        terms = self.objective(self.denoiser, z, cond, draws=draws, logvar=self.logvar)
+        denoiser = self._told(self.denoiser, draws)
+        terms = self.objective(denoiser, z, cond, draws=draws, logvar=self.logvar)
         return self._report(terms)
 
     def _report(self, terms: LossTerms) -> Tensor:
@@ -166,7 +176,9 @@ class DDPM(PublishedMethods, pl.LightningModule):
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Log the norm of the gradient, before clipping, when a log is due."""
-        if self.global_step % self.trainer.log_every_n_steps == 0:
+        # the logger takes what was logged in every n-th step, counted from 1
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if (self.global_step + 1) % every == 0:
             gradients = [p.grad for p in self.parameters() if p.grad is not None]
             self.log("train/grad_norm", torch.nn.utils.get_total_norm(gradients))
 
@@ -202,10 +214,11 @@ class DDPM(PublishedMethods, pl.LightningModule):
         draws = self.draws(batch, seed=VALIDATION_SEED)
         z = self.encode(self.get_input(batch), draws)
         cond = self.conditioner(batch)
-        t, _ = Uniform().sample(draws.uniform("t"), self.schedule)
+        t, _ = Uniform().sample(sent_to(draws.uniform("t"), z.device), self.schedule)
         eps = draws.normal(z.shape[1:], "eps").to(z)
         for denoiser, suffix in self._validated():
-            terms = self.objective.at(denoiser, z, cond, t=t, eps=eps, logvar=self.logvar)
+            told = self._told(denoiser, draws)
+            terms = self.objective.at(told, z, cond, t=t, eps=eps, logvar=self.logvar)
             self.val_losses.update(t, terms, suffix)
 
     def _validated(self) -> list[tuple[NetDenoiser, str]]:
@@ -242,14 +255,16 @@ class DDPM(PublishedMethods, pl.LightningModule):
         weights: averaged or as trained.  callback: see `Sampler.sample`.
         """
         self.conditioner.prepare()
-        cond = self.conditioner(batch) if batch is not None else None
-        denoiser: Denoiser = self.ema_denoiser if weights == "ema" else self.denoiser
-        if scale != 1 and cond is not None:
+        draws = KeyedDraws(seeds, seed=0)
+        cond = None if batch is None else self.conditioner(batch)
+        net = self.ema_denoiser if weights == "ema" else self.denoiser
+        denoiser: Denoiser = self._told(net, draws)
+        if scale != 1 and batch is not None and cond is not None:
             null = self.conditioner.null(batch) if negative is None else self.conditioner(negative)
+            assert null is not None
             denoiser = ClassifierFree(denoiser, scale, null)
         if self.clip_denoised:
             denoiser = Clipped(denoiser, self.schedule)
-        draws = KeyedDraws(seeds, seed=0)
         start = draws.normal((self.channels, *(size or self._size())), "x_T").to(self.device)
         z = (sampler or self.sampler).sample(
             denoiser,
@@ -274,7 +289,7 @@ class DDPM(PublishedMethods, pl.LightningModule):
         """Compile the network that is trained and the averaged one, without touching their keys."""
         self.model.diffusion_model.compile(dynamic=False)
         if self.model_ema is not None:
-            self.model_ema.module.diffusion_model.compile(dynamic=False)
+            self.model_ema.module.get_submodule("diffusion_model").compile(dynamic=False)
 
 
 class LatentDiffusion(DDPM):
@@ -284,12 +299,13 @@ class LatentDiffusion(DDPM):
     """
 
     scale_factor: Tensor | float
+    first_stage_model: Any  # a module that is a `FirstStage`
+    cond_stage_model: nn.Module  # absent from a model without a condition
 
     def __init__(self, **config: Unpack[LatentDiffusionConfig]) -> None:
         pl.LightningModule.__init__(self)
-        config = {"monitor": "val/loss_simple_ema", "clip_denoised": False, **config}  # type: ignore[assignment]
+        config = {"monitor": "val/loss_simple_ema", "clip_denoised": False, **config}
         parts = assemble(config, LatentDiffusionConfig)
-        assert parts.first_stage is not None
         self.channels = parts.first_stage.latent_channels
         self._wire({"channels": self.channels, **config}, parts)
         self.first_stage_model = parts.first_stage.eval().requires_grad_(False)
@@ -334,7 +350,8 @@ class LatentDiffusion(DDPM):
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:
         """Images (B, C, H, W) of scaled latents (B, c, h, w)."""
-        return self.first_stage_model.decode(z / self.scale_factor)
+        images: Tensor = self.first_stage_model.decode(z / self.scale_factor)
+        return images
 
     def learned_parameters(self) -> list[nn.Parameter]:
         """As without a first stage, and tau_theta when it is trained."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,9 +12,6 @@ from torch import Tensor
 from ldm.autoencoders.base import first_latent
 from ldm.autoencoders.posterior import DiagonalGaussian
 from ldm.types import Conditioning
-
-if TYPE_CHECKING:
-    from ldm.models.diffusion.ddpm import LatentDiffusion
 
 __all__ = ["PublishedMethods", "to_condition"]
 
@@ -65,41 +62,43 @@ class PublishedMethods:
         with self.model_ema.applied_to(self.model):
             yield
 
-    def encode_first_stage(self: LatentDiffusion, x: Tensor) -> DiagonalGaussian | Tensor:
+    def encode_first_stage(self: Any, x: Tensor) -> DiagonalGaussian | Tensor:
         """The first stage's encoding of images, unscaled."""
-        return self.first_stage_model.encode(x)
+        encoding: DiagonalGaussian | Tensor = self.first_stage_model.encode(x)
+        return encoding
 
     def get_first_stage_encoding(
-        self: LatentDiffusion,
+        self: Any,
         encoder_posterior: DiagonalGaussian | Tensor,
         noise: Tensor | None = None,
     ) -> Tensor:
         """A scaled latent of an encoding; a posterior is sampled, with this noise if given."""
         if isinstance(encoder_posterior, DiagonalGaussian) and noise is None:
             noise = torch.randn_like(encoder_posterior.mean)
-        return self.scale_factor * first_latent(encoder_posterior, noise)
+        z: Tensor = self.scale_factor * first_latent(encoder_posterior, noise)
+        return z
 
     @torch.no_grad()
     def decode_first_stage(
-        self: LatentDiffusion,
+        self: Any,
         z: Tensor,
         predict_cids: bool = False,
         force_not_quantize: bool = False,
     ) -> Tensor:
         """Images of scaled latents; with `predict_cids`, of codebook logits (B, K, h, w)."""
-        first_stage = self.first_stage_model
+        first_stage, options = self.first_stage_model, {}
         if predict_cids:
             codes = z.argmax(dim=1)
             shape = (*codes.shape, first_stage.latent_channels)
-            entries = first_stage.quantize.get_codebook_entry(codes, shape=shape)
             # published: entries of the codebook are divided by the scale too
-            return first_stage.decode(entries / self.scale_factor, force_not_quantize=True)
-        if force_not_quantize and hasattr(first_stage, "quantize"):
-            return first_stage.decode(z / self.scale_factor, force_not_quantize=True)
-        return self.decode(z)
+            z = first_stage.quantize.get_codebook_entry(codes, shape=shape)
+        if predict_cids or (force_not_quantize and hasattr(first_stage, "quantize")):
+            options["force_not_quantize"] = True
+        images: Tensor = first_stage.decode(z / self.scale_factor, **options)
+        return images
 
     def get_learned_conditioning(self: Any, c: Any) -> Tensor:
         """The only encoder's output for a raw condition, or for a batch that holds it."""
         (part,) = self.conditioner.parts
-        value = c[part.key] if isinstance(c, Mapping) else c
-        return part.embedder.encode(value)  # type: ignore[no-any-return]
+        output: Tensor = part.embedder.encode(c[part.key] if isinstance(c, Mapping) else c)
+        return output
