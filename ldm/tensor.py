@@ -45,11 +45,13 @@ def to_image_tensor(images: Tensor) -> Tensor:
     """Images of a batch as a network takes them.
 
     images: (B, H, W, C) or (B, H, W); uint8 in 0..255, or floating point already in [-1, 1].
-    Returns (B, C, H, W) floating point in [-1, 1], channels-last in memory.
+    Returns (B, C, H, W) floating point in [-1, 1]; channels-last in memory on CUDA, where
+    convolutions want it, contiguous on a CPU, where GroupNorm is several times faster so.
     """
     if images.ndim == 3:
         images = images[..., None]
-    images = images.permute(0, 3, 1, 2)
+    layout = torch.channels_last if images.is_cuda else torch.contiguous_format
+    images = images.permute(0, 3, 1, 2).contiguous(memory_format=layout)
     if images.dtype == torch.uint8:
         return images.float().div_(127.5).sub_(1)
     return images.float() if images.dtype == torch.float64 else images
