@@ -1,0 +1,74 @@
+"""The configurations that the project ships, and the overrides that make one small."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from ldm.config import load
+
+ROOT = Path(__file__).parent.parent
+CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+
+# key -> the most it may be; group normalisation needs 32 channels
+_AT_MOST = {
+    "ch": 32,
+    "model_channels": 32,
+    "num_head_channels": 32,
+    "num_res_blocks": 1,
+    "n_layer": 1,
+    "disc_ndf": 8,
+    "batch_size": 2,
+    "num_workers": 0,
+    "length": 16,
+    "accumulate_grad_batches": 1,
+    "max_images": 2,
+}
+_INSTEAD = {"ckpt_path": "null", "lpips_weights": "null", "perceptual_weight": "0"}
+
+
+def name_of(path: Path) -> str:
+    """A configuration as the documents name it, without its ending."""
+    return str(path.relative_to(ROOT / "configs").with_suffix(""))
+
+
+def plain(path: Path) -> dict[str, Any]:
+    """A configuration as it is written, its references unresolved."""
+    config = OmegaConf.to_container(load([path]), resolve=False)
+    assert isinstance(config, dict)
+    return config
+
+
+def entries(value: Any, path: str = "") -> Iterator[tuple[str, str, Any]]:
+    """Every value in a configuration: the path to it, its own key, the value."""
+    pairs = value.items() if isinstance(value, dict) else enumerate(value)
+    for key, item in pairs:
+        where = f"{path}.{key}" if path else str(key)
+        yield where, str(key), item
+        if isinstance(item, dict | list):
+            yield from entries(item, where)
+
+
+def shrunk(config: dict[str, Any], root: Path | str) -> list[str]:
+    """Overrides that leave a configuration its shape and take away its size.
+
+    The networks keep their levels and attention and become narrow; files that are not there are
+    not asked for; images come from `root`, where they come from a directory.
+    """
+    overrides = []
+    for path, key, value in entries(config):
+        if key in _AT_MOST and (value is None or value > _AT_MOST[key]):
+            overrides.append(f"{path}={_AT_MOST[key]}")
+        elif key in _INSTEAD:
+            overrides.append(f"{path}={_INSTEAD[key]}")
+        elif key == "root" and value == "???":
+            overrides.append(f"{path}={root}")
+    return overrides
+
+
+def previews_in_two_steps(config: dict[str, Any]) -> list[str]:
+    """The override that keeps a diffusion model's pictures cheap."""
+    if "unet_config" not in config["model"]["params"]:
+        return []
+    return ["lightning.callbacks.image_logger.params.log_images_kwargs.steps=2"]
