@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -12,20 +14,36 @@ import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 
+from ldm.callbacks.progress import accumulation
 from ldm.config import ConfigError, did_you_mean
 from ldm.log import log
 
-__all__ = ["AtomicCheckpointIO", "LastCheckpoint", "MonitorCheck", "Terminated"]
+__all__ = ["AtomicCheckpointIO", "LastCheckpoint", "MonitorCheck", "Stopped", "signals_restored"]
 
 
-class Terminated(SystemExit):
-    """Training was asked to stop by SIGTERM; a checkpoint was written first.
+SIGNALS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
 
-    The process ends with code 143 (128 + 15), as one that SIGTERM killed.
+
+class Stopped(SystemExit):
+    """Training was asked to stop by a signal; a checkpoint was written first.
+
+    The process ends with the code of one that the signal killed: 143 after SIGTERM, 130 after
+    Ctrl-C.
     """
 
-    def __init__(self) -> None:
-        super().__init__(143)
+    def __init__(self, number: int) -> None:
+        super().__init__(128 + number)
+
+
+@contextmanager
+def signals_restored() -> Iterator[None]:
+    """Give the signals back to those who handled them before, however training ended."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -63,9 +81,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 class LastCheckpoint(pl.Callback):
     """Keeps `last.ckpt`: what `--resume` goes on from.
 
-    Written every `every_n_steps` optimizer steps, after each validation, at the end, when an
-    exception ends training (which then shows its own traceback), and at the end of the step
-    during which a signal came: SIGUSR1 saves and goes on, SIGTERM saves and stops.
+    Written every `every_n_steps` optimizer steps, after each validation, at the end, and when an
+    exception ends training (which then shows its own traceback). A signal is answered at the end
+    of the optimizer step during which it came: SIGUSR1 saves and goes on, SIGTERM and Ctrl-C save
+    and stop. A second Ctrl-C interrupts at once.
+
+    A checkpoint is of a whole optimizer step: batches of one that was not complete are taken again.
 
     directory: where the file goes.
     every_n_steps: optimizer steps between two writes.
@@ -79,21 +100,21 @@ class LastCheckpoint(pl.Callback):
         self.path = Path(directory) / "last.ckpt"
         self.every_n_steps = every_n_steps
         self.agree_every = agree_every
-        self._asked: dict[int, bool] = {signal.SIGUSR1: False, signal.SIGTERM: False}
-        self._previous: dict[int, Any] = {}
+        self._asked: dict[int, bool] = dict.fromkeys(SIGNALS, False)
         self._saved_at = -1
         self._is_training = False
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Listen to the signals."""
-        for number in self._asked:
-            self._previous[number] = signal.signal(number, self._remember)
+        """Listen to the signals, before the processes that read data are started."""
+        self._listen()
         # Lightning asks all processes about SIGTERM in every step and waits for the answer on
         # the host, which stalls the device; `_agreed` does it now and then.
         trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _nothing  # type: ignore[method-assign]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """From here on there is something to lose."""
+        # once more: Lightning's own answer to SIGTERM, now in place, waits for all processes
+        self._listen()
         self._is_training = True
         self._saved_at = trainer.global_step
 
@@ -106,10 +127,12 @@ class LastCheckpoint(pl.Callback):
         batch_idx: int,
     ) -> None:
         """Save when it is time, or when a signal asked for it."""
+        if (batch_idx + 1) % accumulation(trainer) and not trainer.is_last_batch:
+            return
         step = trainer.global_step
         if step // self.every_n_steps != self._saved_at // self.every_n_steps:
             self._save(trainer)
-        self._answer_signals(trainer, batch_idx)
+        self._answer_signals(trainer, step)
 
     def on_validation_batch_end(
         self,
@@ -122,7 +145,7 @@ class LastCheckpoint(pl.Callback):
     ) -> None:
         """A signal need not wait for the end of validation."""
         if self._is_training:
-            self._answer_signals(trainer, batch_idx)
+            self._answer_signals(trainer, batch_idx + 1)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save, outside the sanity check."""
@@ -138,7 +161,7 @@ class LastCheckpoint(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
         """Save what there is; a failure to do so must not hide the exception."""
-        if not self._is_training or isinstance(exception, Terminated):
+        if not self._is_training or isinstance(exception, Stopped):
             return
         self._is_training = False
         try:
@@ -146,25 +169,47 @@ class LastCheckpoint(pl.Callback):
         except (OSError, RuntimeError) as error:
             log.error("could not save %s: %s", self.path, error)
 
-    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Give the signals back."""
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-        self._previous.clear()
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Set the count of batches back to the last whole optimizer step, as the data module does.
+
+        The gradients of a step that is not complete are in no checkpoint.
+        """
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        batches = progress["current"]["processed"]
+        incomplete = batches % accumulation(trainer)
+        if not incomplete or batches >= trainer.num_training_batches:
+            return
+        for counts in (progress["current"], progress["total"]):
+            whole = counts["processed"] - incomplete
+            counts |= dict.fromkeys(("ready", "started", "processed", "completed"), whole)
+
+    def _listen(self) -> None:
+        for number in SIGNALS:
+            signal.signal(number, self._remember)
 
     def _remember(self, number: int, _frame: FrameType | None) -> None:
         self._asked[number] = True
+        if number == signal.SIGINT:
+            signal.signal(number, signal.default_int_handler)
+            log.warning("stopping after this step; Ctrl-C again stops at once")
 
-    def _answer_signals(self, trainer: pl.Trainer, batch_idx: int) -> None:
-        alone = trainer.world_size == 1
-        if not alone and (batch_idx + 1) % self.agree_every:
+    def _answer_signals(self, trainer: pl.Trainer, count: int) -> None:
+        """Do what was asked for; with several processes, on every `agree_every`-th count."""
+        if trainer.world_size > 1 and count % self.agree_every:
             return
-        if self._agreed(trainer, signal.SIGTERM):
-            self._save(trainer)
-            log.warning("SIGTERM: stopped after step %d", trainer.global_step)
-            raise Terminated
+        for number in (signal.SIGTERM, signal.SIGINT):
+            if self._agreed(trainer, number):
+                self._save(trainer)
+                name = signal.Signals(number).name
+                log.warning(
+                    "%s: saved %s and stopped at step %d", name, self.path, trainer.global_step
+                )
+                raise Stopped(number)
         if self._agreed(trainer, signal.SIGUSR1):
             self._save(trainer)
+            log.info("SIGUSR1: saved %s at step %d", self.path, trainer.global_step)
 
     def _agreed(self, trainer: pl.Trainer, number: int) -> bool:
         asked = self._asked[number]
@@ -174,9 +219,8 @@ class LastCheckpoint(pl.Callback):
         return bool(trainer.strategy.reduce_boolean_decision(asked, all=False))
 
     def _save(self, trainer: pl.Trainer) -> None:
-        trainer.save_checkpoint(self.path)
+        trainer.save_checkpoint(self.path, weights_only=False)
         self._saved_at = trainer.global_step
-        log.debug("saved %s at step %d", self.path, self._saved_at)
 
     def _save_alone(self, trainer: pl.Trainer) -> None:
         """Save without the other processes, which may never come."""
@@ -199,10 +243,8 @@ class MonitorCheck(pl.Callback):
         """Raise ConfigError, with the nearest metric there is."""
         found = list(trainer.callback_metrics)
         if found and self.metric not in found:
-            hint = did_you_mean(self.metric, found)
-            raise ConfigError(
-                f"monitor: validation reports no {self.metric!r}{hint or f'; it reports {found}'}"
-            )
+            hint = did_you_mean(self.metric, found) or f"; it reports {', '.join(found)}"
+            raise ConfigError(f"model.params.monitor: validation reports no {self.metric!r}{hint}")
 
 
 def _nothing() -> None: ...

@@ -119,7 +119,8 @@ class ImageLogger(pl.Callback):
         was_training = module.training
         module.eval()
         with torch.no_grad(), trainer.precision_plugin.forward_context():
-            pictures = module.log_images(first_examples(batch, count), split=split, **self.kwargs)
+            make: Any = module.log_images
+            pictures = make(first_examples(batch, count), split=split, **self.kwargs)
         module.train(was_training)
         for name, images in pictures.items():
             self._write(trainer, split, name, images[: self.max_images * 8], index)
@@ -136,7 +137,7 @@ class ImageLogger(pl.Callback):
         path = root / f"{name}_gs-{step:06}_e-{epoch:06}_b-{index:06}.png"
         Image.fromarray(sheet).save(path)
         for logger in trainer.loggers:
-            experiment = getattr(logger, "experiment", None)
+            experiment: Any = getattr(logger, "experiment", None)
             if hasattr(experiment, "add_image"):
                 experiment.add_image(f"{split}/{name}", sheet, step, dataformats="HWC")
         log.debug("wrote %s", path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import sys
 from collections.abc import Mapping
@@ -11,9 +12,9 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-import yaml
+import yaml  # type: ignore[import-untyped]
 
-__all__ = ["RunRecord", "environment"]
+__all__ = ["RunRecord", "SeededSteps", "environment"]
 
 _PACKAGES = ("torch", "torchvision", "pytorch-lightning", "transformers", "omegaconf", "numpy")
 
@@ -40,6 +41,7 @@ class RunRecord(pl.Callback):
         self.configs = Path(configs)
         self.now = now
         project = {key: value for key, value in config.items() if key != "lightning"}
+        self.seed: int = config["data"]["params"]["seed"]
         self.project = yaml.safe_dump(project, sort_keys=False)
         self.lightning = yaml.safe_dump(
             {"lightning": config.get("lightning") or {}}, sort_keys=False
@@ -63,3 +65,24 @@ class RunRecord(pl.Callback):
     ) -> None:
         """Add the configuration, as text."""
         checkpoint["config"] = self.project
+
+
+class SeededSteps(pl.Callback):
+    """Seeds torch's global generator before each batch, by run, process and batch.
+
+    Noise and times have generators of their own; this one is left with dropout, and with what a
+    user's code may draw. A resumed run draws what it would have drawn.
+
+    seed: of the run.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Seed; the device is not waited for."""
+        place = (self.seed, trainer.global_rank, trainer.current_epoch, batch_idx)
+        digest = hashlib.blake2b(repr(place).encode(), digest_size=8).digest()
+        torch.manual_seed(int.from_bytes(digest, "big", signed=True))

@@ -6,14 +6,17 @@ Nothing heavy is imported here, so `--help` answers at once.
 from __future__ import annotations
 
 import argparse
-import difflib
+import re
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import yaml
+import yaml  # type: ignore[import-untyped]
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from ldm.config import ConfigError
+from ldm.config import ConfigError, nearest
 
 __all__ = ["TRAINER_FLAGS", "Arguments", "Devices", "parse", "parse_devices"]
 
@@ -55,6 +58,8 @@ TRAINER_FLAGS = (
     "default_root_dir",
 )
 
+_TEXTS = ("max_time",)  # YAML would read 12:00:00 as a number in base 60
+
 # flags of the 2022 release's Trainer that went away, and what to give instead
 _REMOVED = {
     "auto_select_gpus": "--gpus or --devices",
@@ -87,21 +92,27 @@ class Devices:
 
 @dataclass(frozen=True)
 class Arguments:
-    """The parsed command line. `trainer` holds Lightning's flags, `overrides` the dotlist."""
+    """The parsed command line.
 
-    base: list[str]
-    name: str | None
-    resume: str | None
-    train: bool
-    no_test: bool
-    debug: bool
-    seed: int
-    postfix: str
-    logdir: str
-    scale_lr: bool
-    devices: Devices | None
-    compile: bool
-    trust: list[str]
+    test: true demands a test set, false leaves it out, None takes what there is.
+    seed: None leaves it to the configuration.  gpus: as given, but known to be valid.
+    trainer: arguments of Lightning's Trainer.  overrides: of the form `a.b.c=value`.
+    """
+
+    base: list[str] = field(default_factory=list)
+    name: str | None = None
+    resume: str | None = None
+    resume_from_checkpoint: str | None = None
+    train: bool = False
+    test: bool | None = None
+    debug: bool = False
+    seed: int | None = None
+    postfix: str = ""
+    logdir: str = "logs"
+    scale_lr: bool = True
+    gpus: str | None = None
+    compile: bool = False
+    trust: list[str] = field(default_factory=list)
     trainer: dict[str, Any] = field(default_factory=dict)
     overrides: list[str] = field(default_factory=list)
 
@@ -111,32 +122,30 @@ def parse(argv: Sequence[str]) -> Arguments:
 
     Raises ConfigError that names the flag, its value and what was expected.
     """
-    options, rest = _parser().parse_known_args(list(argv))
-    trainer, overrides = _trainer_flags(rest)
-    resume_from = trainer.pop("resume_from_checkpoint", None)
+    words, overrides = _split(argv)
+    options, rest = _parser().parse_known_args(words)
+    for word in rest:
+        _refuse(word)
+    given = vars(options)
+    trainer = {name: given.pop(name) for name in TRAINER_FLAGS if name in given}
     if options.name and options.resume:
         raise ConfigError(
             "-n/--name starts a new run and -r/--resume goes on with one; give one of them "
             "(--resume_from_checkpoint FILE with -n goes on in a new directory)"
         )
-    devices = parse_devices(options.gpus) if options.gpus is not None else None
-    return Arguments(
-        base=options.base,
-        name=options.name,
-        resume=options.resume,
-        train=options.train,
-        no_test=options.no_test,
-        debug=options.debug,
-        seed=options.seed,
-        postfix=options.postfix,
-        logdir=options.logdir,
-        scale_lr=options.scale_lr,
-        devices=devices,
-        compile=options.compile,
-        trust=options.trust,
-        trainer=trainer | ({"ckpt_path": resume_from} if resume_from else {}),
-        overrides=overrides,
-    )
+    if options.resume and options.resume_from_checkpoint:
+        raise ConfigError("--resume and --resume_from_checkpoint exclude each other; give one")
+    if options.seed is not None and not 0 <= options.seed < 2**32:
+        raise ConfigError(f"--seed {options.seed}: expected 0 to 2^32 - 1")
+    test = given.pop("test")
+    if given.pop("no_test"):
+        if test:
+            raise ConfigError("--test and --no-test exclude each other; give one of them")
+        test = False
+    del given["project"]
+    if options.gpus is not None:
+        parse_devices(options.gpus)
+    return Arguments(**given, test=test, trainer=trainer, overrides=overrides)
 
 
 def parse_devices(text: str) -> Devices:
@@ -151,11 +160,44 @@ def parse_devices(text: str) -> Devices:
         numbers = [int(part) for part in text.split(",") if part.strip()]
     except ValueError:
         numbers = []
-    if not numbers or any(number < -1 for number in numbers):
-        raise ConfigError(f"--gpus {text!r}: expected `0,` or `0,1` (which), `2`, `-1` or `cpu`")
+    is_repeated = len(set(numbers)) < len(numbers)
+    if not numbers or is_repeated or any(number < -1 for number in numbers):
+        raise ConfigError(
+            f"--gpus {text!r}: expected `0,` or `0,1` (which), `2` (how many), `-1` (all) or `cpu`"
+        )
     if -1 in numbers:
         return Devices("gpu", -1)
     return Devices("gpu", numbers if "," in text else numbers[0])
+
+
+_OVERRIDE = re.compile(r"\w+(\.\w+)+=")
+_UNDERSCORED = ("scale_lr", "resume_from_checkpoint")
+_TAKES_TEXT = ("-n", "--name", "-f", "--postfix", "-l", "--logdir", "-p", "--project")
+
+
+def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Flags with their values, and `a.b=value` overrides, wherever these stand.
+
+    Else a flag with an optional value, such as `-t`, would take the override after it.
+    """
+    words: list[str] = []
+    overrides: list[str] = []
+    for word in argv:
+        is_value = bool(words) and words[-1] in _TAKES_TEXT
+        is_override = _OVERRIDE.match(word) is not None and not is_value
+        if is_override:
+            overrides.append(word)
+        else:
+            words.append(word if is_value else _underscored(word))
+    return words, overrides
+
+
+def _underscored(word: str) -> str:
+    """`--max-steps` as `--max_steps`, which is how the published flags are written."""
+    flag, equals, value = word.partition("=")
+    name = flag.removeprefix("--").replace("-", "_")
+    is_known = flag.startswith("--") and name in (*TRAINER_FLAGS, *_UNDERSCORED)
+    return f"--{name}{equals}{value}" if is_known else word
 
 
 def _bool(text: str) -> bool:
@@ -166,40 +208,92 @@ def _bool(text: str) -> bool:
     raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
 
 
+def _value(text: str) -> Any:
+    """A flag's value as YAML reads it, where 1e-3 is a number as well."""
+    try:
+        return OmegaConf.from_dotlist([f"value={text}"])["value"]
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not valid YAML") from error
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> Any:
         raise ConfigError(message)
 
 
+_SWITCH: dict[str, Any] = {"type": _bool, "nargs": "?", "const": True, "metavar": "BOOL"}
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="main.py",
-        description="Train a first stage or a diffusion model from YAML.",
-        epilog="Any argument of Lightning's Trainer is a flag too: "
-        + ", ".join(f"--{name}" for name in TRAINER_FLAGS)
-        + ". Words of the form a.b.c=value override the configuration and come last.",
+        usage="main.py -b CONFIG.yaml ... -t [flags] [a.b.c=value ...]\n"
+        "       main.py -r RUN -t [flags] [a.b.c=value ...]",
+        description="Train a first stage or a diffusion model from YAML.\n"
+        "Words of the form a.b.c=value override what the YAML files say. "
+        "BOOL is true or false;\na flag without it is true.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        add_help=False,
         allow_abbrev=False,
     )
-    switch: dict[str, Any] = {"type": _bool, "nargs": "?", "const": True, "metavar": "BOOL"}
-    add = parser.add_argument
-    add("-b", "--base", nargs="*", default=[], metavar="YAML", help="merged from left to right")
-    add("-t", "--train", default=False, help="train", **switch)
-    add("-n", "--name", nargs="?", const="", help="last part of the run directory's name")
-    add("-r", "--resume", metavar="PATH", help="go on with this run directory or checkpoint")
+    _add_run_flags(parser.add_argument_group("what to do"))
+    _add_directory_flags(parser.add_argument_group("where"))
+    _add_training_flags(parser.add_argument_group("how"))
+    _add_trainer_flags(parser)
+    return parser
+
+
+def _add_run_flags(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("-h", "--help", action="help", help="show this text")
+    add(
+        "-b",
+        "--base",
+        nargs="*",
+        default=[],
+        action="extend",
+        metavar="YAML",
+        help="configuration; several are merged from left to right",
+    )
+    add("-t", "--train", default=False, help="train; without it the start is checked", **_SWITCH)
+    add(
+        "--test", default=None, help="run the test set (after training, if there is one)", **_SWITCH
+    )
+    add("--no-test", default=False, help="skip the test set", **_SWITCH)
+    add("-r", "--resume", metavar="PATH", help="go on with this run directory or checkpoint of one")
+    add(
+        "--resume_from_checkpoint",
+        metavar="CKPT",
+        help="go on from this checkpoint in a new directory",
+    )
+    add("-d", "--debug", default=False, help="stop in the debugger at an exception", **_SWITCH)
+
+
+def _add_directory_flags(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
     add("-l", "--logdir", default="logs", metavar="DIR", help="where run directories go (logs)")
-    add("-s", "--seed", type=int, default=23, help="of weights, order, noise and times (23)")
-    add("-f", "--postfix", default="", help="appended to the run directory's name")
-    add("-d", "--debug", default=False, help="stop in the debugger at an exception", **switch)
-    add("--no-test", default=False, help="skip the test set at the end", **switch)
+    add(
+        "-n",
+        "--name",
+        nargs="?",
+        const="",
+        help="last part of the run directory's name (that of the first YAML file)",
+    )
+    add("-f", "--postfix", default="", metavar="TEXT", help="appended to that name")
     add("-p", "--project", help="accepted for compatibility, unused")
+
+
+def _add_training_flags(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--gpus", metavar="WHICH", help="`0,` or `0,1`: which; `2`: how many; `-1`: all; `cpu`")
+    add("-s", "--seed", type=int, help="of weights, order, noise and times (23)")
     add(
         "--scale_lr",
         default=True,
         help="multiply base_learning_rate by devices x batch size x accumulation (true)",
-        **switch,
+        **_SWITCH,
     )
-    add("--gpus", metavar="WHICH", help="`0,` or `0,1`: which; `2`: how many; `-1`: all; `cpu`")
-    add("--compile", default=False, help="compile the networks (CUDA)", **switch)
+    add("--compile", default=False, help="compile the networks", **_SWITCH)
     add(
         "--trust",
         action="append",
@@ -207,39 +301,31 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PACKAGE",
         help="allow `target:` to name code of this package",
     )
-    return parser
 
 
-def _trainer_flags(rest: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    """Split what the parser left into Trainer flags and `a.b=value` overrides."""
-    flags: dict[str, Any] = {}
-    overrides: list[str] = []
-    words = list(rest)
-    while words:
-        word = words.pop(0)
-        if not word.startswith("--"):
-            overrides.append(word)
-            continue
-        name, equals, value = word.removeprefix("--").partition("=")
-        name = _known_flag(name.replace("-", "_"))
-        if not equals:
-            has_value = bool(words) and not words[0].startswith("--")
-            value = words.pop(0) if has_value else "true"
-        flags[name] = yaml.safe_load(value)
-    return flags, overrides
+def _add_trainer_flags(parser: argparse.ArgumentParser) -> None:
+    """One flag per argument, listed in a paragraph rather than line by line."""
+    names = textwrap.fill(" ".join(f"--{name}" for name in TRAINER_FLAGS), 86)
+    group = parser.add_argument_group(
+        "any argument of Lightning's Trainer, which then overrides lightning.trainer of the YAML",
+        f"{names}\n(--max_steps 1000; --precision bf16-mixed, 32-true, ...)",
+    )
+    for name in TRAINER_FLAGS:
+        kind: Any = str if name in _TEXTS else _value
+        default, hidden = argparse.SUPPRESS, argparse.SUPPRESS
+        group.add_argument(
+            f"--{name}", type=kind, nargs="?", const=True, default=default, help=hidden
+        )
 
 
-def _known_flag(name: str) -> str:
-    if name in TRAINER_FLAGS or name == "resume_from_checkpoint":
-        return name
+def _refuse(word: str) -> None:
+    """Raise ConfigError for a word that is neither a flag nor a flag's value."""
+    if not word.startswith("-"):
+        raise ConfigError(f"{word!r}: expected a flag, or an override of the form a.b.c=value")
+    name = word.lstrip("-").partition("=")[0].replace("-", "_")
     if name in _REMOVED:
         raise ConfigError(f"--{name} is gone from Lightning; give {_REMOVED[name]}")
-    ours = [
-        option[2:]
-        for action in _parser()._actions
-        for option in action.option_strings
-        if option.startswith("--")
-    ]
-    near = difflib.get_close_matches(name, [*TRAINER_FLAGS, *ours], n=1)
-    hint = f"; did you mean --{near[0]}?" if near else "; see --help"
-    raise ConfigError(f"unknown flag --{name}{hint}")
+    known = [option for action in _parser()._actions for option in action.option_strings]
+    near = nearest(f"--{name}", known)
+    hint = f"; did you mean {near}?" if near else "; see --help"
+    raise ConfigError(f"unknown flag {word.partition('=')[0]}{hint}")

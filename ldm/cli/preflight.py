@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,17 +11,19 @@ from torch import Tensor
 
 from ldm.conditioning.labels import ClassEmbedder
 from ldm.config import ConfigError, did_you_mean, instantiate_from_config
+from ldm.io.checkpoint import compare, load_state
+from ldm.io.unpickle import unpickle
 from ldm.log import log
 from ldm.tensor import to_image_tensor
 
 __all__ = ["preflight"]
 
 
-def preflight(block: Mapping[str, Any], sample: Mapping[str, Any], classes: int | None) -> None:
+def preflight(block: Mapping[str, Any], data: Any, checkpoint: Path | None = None) -> None:
     """Build the model without memory, then hold an example of the data against it.
 
-    block: the `model:` block of the configuration.  sample: one item of the training set.
-    classes: number of classes of the data, if it has any.
+    block: the `model:` block of the configuration.  data: the data module, its data sets built.
+    checkpoint: what is to be gone on from.
 
     Finds parts that do not fit each other, checkpoints that are missing or of another model, batch
     entries that the data does not have, images of the wrong size or number of channels.
@@ -29,6 +32,7 @@ def preflight(block: Mapping[str, Any], sample: Mapping[str, Any], classes: int 
     target = {key: block[key] for key in ("target", "params") if key in block}
     with torch.device("meta"):
         model = instantiate_from_config(target, path="model")
+    sample = _first_sample(data)
     needed = _needed(model)
     for key, where in needed.items():
         if key not in sample:
@@ -37,7 +41,31 @@ def preflight(block: Mapping[str, Any], sample: Mapping[str, Any], classes: int 
                 + did_you_mean(key, sample)
             )
     _check_images(model, sample)
-    _check_classes(model, classes)
+    _check_classes(model, data.num_classes)
+    if checkpoint is not None:
+        _check_resumable(model, checkpoint)
+
+
+def _first_sample(data: Any) -> Mapping[str, Any]:
+    """One example, of training if there is any."""
+    split = min(data.datasets, key=lambda name: name != "train")
+    return data.datasets[split][0]  # type: ignore[no-any-return]
+
+
+def _check_resumable(model: Any, path: Path) -> None:
+    """The checkpoint must hold this model, and how far its training was."""
+    state = load_state(path)
+    report = compare(state, model.state_dict())
+    if not report.is_exact:
+        raise ConfigError(
+            f"{path} is of another model than the {type(model).__name__} configured: {report}\n"
+            f"  to start a new run from what fits: model.params.ckpt_path={path}"
+        )
+    if missing := {"optimizer_states", "loops"} - unpickle(path).keys():
+        raise ConfigError(
+            f"{path}: holds weights alone ({', '.join(sorted(missing))} missing), so there is no "
+            f"training to go on with; to start a new run from them: model.params.ckpt_path={path}"
+        )
 
 
 def _needed(model: Any) -> dict[str, str]:

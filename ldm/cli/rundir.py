@@ -4,19 +4,27 @@ logs/2026-01-31T12-00-00_ffhq/
     checkpoints/   last.ckpt, the best ones
     configs/       <time>-project.yaml, <time>-lightning.yaml
     images/        train/, val/
-    metrics.csv, events.out.tfevents.*
+    metrics/       <time>/metrics.csv, one for each start
+    events.out.tfevents.*
 """
 
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from ldm.config import ConfigError
+from ldm.config import ConfigError, nearest_path
+from ldm.log import rank
 
-__all__ = ["RunDir", "new_run", "resume_run"]
+__all__ = ["RunDir", "new_run", "resume_run", "taken_back_on_error"]
+
+# the processes that Lightning starts for further devices inherit it, so that all have one directory
+_TIME = "LDM_RUN_TIME"
 
 
 @dataclass(frozen=True)
@@ -47,14 +55,24 @@ class RunDir:
 
 
 def _now() -> str:
+    if rank() and _TIME in os.environ:
+        return os.environ[_TIME]
     return datetime.datetime.now().astimezone().strftime("%Y-%m-%dT%H-%M-%S")
 
 
 def new_run(logdir: str, name: str | None, bases: Sequence[str], postfix: str) -> RunDir:
-    """The directory of a new run, not yet made: `<logdir>/<time>_<name or config>_<postfix>`."""
-    now = _now()
+    """The directory of a new run, not yet made: `<logdir>/<time>_<name or config><postfix>`.
+
+    A second run of the same name in the same second gets a number after its time.
+    """
     label = name or (Path(bases[0]).stem if bases else "")
-    return RunDir(Path(logdir) / (now + (f"_{label}" if label else "") + postfix), now)
+    ending = (f"_{label}" if label else "") + postfix
+    start = _now()
+    for now in (start, *(f"{start}-{number}" for number in range(2, 100))):
+        if rank() or not (Path(logdir) / (now + ending)).exists():
+            break
+    os.environ[_TIME] = now
+    return RunDir(Path(logdir) / (now + ending), now)
 
 
 def resume_run(path: str) -> RunDir:
@@ -64,14 +82,34 @@ def resume_run(path: str) -> RunDir:
     """
     given = Path(path)
     if not given.exists():
-        near = sorted(p.name for p in given.parent.glob("*")) if given.parent.is_dir() else []
-        hint = f"; {str(given.parent)!r} holds {near[-5:]}" if near else ""
-        raise ConfigError(f"--resume {path!r}: there is no such directory or file{hint}")
+        near = nearest_path(given)
+        hint = f"; did you mean {near}?" if near else ""
+        raise ConfigError(f"{path}: there is no such run directory or checkpoint{hint}")
     if given.is_file():
         if given.suffix != ".ckpt":
-            raise ConfigError(f"--resume {path!r}: expected a run directory or a .ckpt file")
+            raise ConfigError(f"{path}: expected a run directory or a .ckpt file")
         return RunDir(given.resolve().parent.parent, _now(), given)
     last = given / "checkpoints" / "last.ckpt"
     if not last.is_file():
-        raise ConfigError(f"--resume {path!r}: there is no checkpoints/last.ckpt in it")
+        others = sorted(file.name for file in last.parent.glob("*.ckpt"))
+        hint = f"; it has {', '.join(others[-3:])}, name one of these" if others else ""
+        raise ConfigError(f"{path}: there is no checkpoints/last.ckpt in it{hint}")
     return RunDir(given, _now(), last)
+
+
+@contextmanager
+def taken_back_on_error(run: RunDir) -> Iterator[None]:
+    """Remove a new run's directory when the start inside fails with a ConfigError.
+
+    What has a checkpoint stays: it is more than a start.
+    """
+    missing = [path for path in (run.path, *run.path.parents) if not path.exists()]
+    try:
+        yield
+    except ConfigError:
+        if missing and not any(run.checkpoints.glob("*.ckpt")):
+            shutil.rmtree(run.path, ignore_errors=True)
+            for parent in missing[1:]:
+                with suppress(OSError):  # another run may be in it by now
+                    parent.rmdir()
+        raise

@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ldm.cli.arguments import Arguments, parse
-from ldm.cli.rundir import new_run, resume_run
-from ldm.config import ConfigError, check, instantiate_from_config, load, to_plain, trust
+from ldm.cli.rundir import RunDir, new_run, resume_run, taken_back_on_error
+from ldm.cli.settings import settings
+from ldm.config import ConfigError, check, instantiate_from_config, trust
 from ldm.log import log
 
 if TYPE_CHECKING:
@@ -19,101 +20,146 @@ if TYPE_CHECKING:
 __all__ = ["main", "train"]
 
 EXIT_CONFIG = 2  # what the user wrote is wrong; nothing was done
+EXIT_INTERRUPTED = 130  # 128 + SIGINT
 HIGH_RATE = 1e-3  # learning rates above it get a warning
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the training command; returns the process's exit code."""
     try:
-        train(parse(sys.argv[1:] if argv is None else argv))
+        train(sys.argv[1:] if argv is None else argv)
     except ConfigError as error:
         log.error("error: %s", error)
         return EXIT_CONFIG
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except SystemExit as end:
+        # Lightning ends the process with 1 when an interrupt reached it
+        if isinstance(end.__context__, KeyboardInterrupt):
+            return EXIT_INTERRUPTED
+        raise
     return 0
 
 
-def train(args: Arguments) -> None:
-    """Train (and test) what the configuration describes.
+def train(argv: Sequence[str]) -> RunDir:
+    """Train (and test) what the command line describes; returns the run's directory.
 
-    Everything that can be checked is checked before anything heavy is built.
-    Raises ConfigError for what the user got wrong.
+    Everything that can be checked is checked before anything heavy is built or written. Without
+    `-t` and without a test set nothing more is done.
+
+    Raises ConfigError for what the user got wrong; a new run's directory is gone again then.
     """
-    run = (
-        resume_run(args.resume)
-        if args.resume
-        else new_run(args.logdir, args.name, args.base, args.postfix)
-    )
+    args = parse(argv)
     for package in args.trust:
         trust(package)
-    config = to_plain(load([*run.config_files(), *args.base], args.overrides))
-    _require_blocks(config, args)
+    run = _run_dir(args)
+    config = settings(args, run)
     check(config)
 
-    import pytorch_lightning as pl  # seconds to import: only after the quick checks
+    from ldm.cli.preflight import preflight  # seconds to import: only after the quick checks
+    from ldm.cli.trainer import make_quiet, trainer_options
+
+    make_quiet()
+    options = trainer_options(config["lightning"]["trainer"])
+    data = _data(config, args)
+    preflight(config["model"], data, run.resume_from)
+    is_tested = data.has_test and args.test is not False
+    if not (args.train or is_tested):
+        log.info("the configuration can be trained; add -t to do so")
+        return run
+    _run(args, run, config, options, data, is_tested=is_tested)
+    return run
+
+
+def _run_dir(args: Arguments) -> RunDir:
+    if args.resume:
+        return resume_run(args.resume)
+    logdir = f"{args.logdir}/debug_runs" if args.debug else args.logdir
+    run = new_run(logdir, args.name, args.base, args.postfix)
+    if args.resume_from_checkpoint:
+        return RunDir(run.path, run.now, resume_run(args.resume_from_checkpoint).resume_from)
+    return run
+
+
+def _data(config: Mapping[str, Any], args: Arguments) -> Any:
+    """The data module, its data sets built."""
+    data = instantiate_from_config(config["data"], path="data")
+    for split, is_needed in (("train", args.train), ("test", args.test)):
+        if is_needed and split not in data.dataset_configs:
+            raise ConfigError(f"--{split}: data.params has no `{split}:` set")
+    data.setup()
+    return data
+
+
+def _run(
+    args: Arguments,
+    run: RunDir,
+    config: Mapping[str, Any],
+    options: dict[str, Any],
+    data: Any,
+    *,
+    is_tested: bool,
+) -> None:
+    """Build the model and the trainer; train, test."""
+    import pytorch_lightning as pl
 
     from ldm.callbacks.run import RunRecord
-    from ldm.cli.preflight import preflight
-    from ldm.cli.trainer import build_trainer, trainer_options
+    from ldm.cli.trainer import build_trainer
 
-    lightning = config.get("lightning") or {}
-    options = trainer_options(lightning.get("trainer") or {}, args)
-    pl.seed_everything(args.seed, workers=True, verbose=False)
-    data = instantiate_from_config(config["data"], path="data", given={"seed": args.seed})
-    data.setup("fit")
-    preflight(config["model"], data.datasets["train"][0], data.num_classes)
-    model = _model(config["model"], options, args)
+    seed = config["data"]["params"]["seed"]
+    pl.seed_everything(seed, workers=True, verbose=False)
+    model = _model(config["model"], options, seed)
     record = RunRecord(run.configs, run.now, config)
     monitor = model.monitor if data.has_validation else None
-    trainer = build_trainer(options, lightning, run, monitor=monitor, record=record)
-    model.learning_rate = _learning_rate(config["model"], data.batch_size, trainer, args, model)
+    trainer = build_trainer(options, config["lightning"], run, monitor=monitor, record=record)
+    model.learning_rate = _learning_rate(config["model"], data.batch_size, trainer, model)
+    if args.compile:
+        model.compile_networks()
     log.info("run directory: %s", run.path)
-    _fit(trainer, model, data, args, resume_from=args.trainer.get("ckpt_path") or run.resume_from)
+    try:
+        with taken_back_on_error(run):
+            _fit(trainer, model, data, run, is_trained=args.train, is_tested=is_tested)
+    except Exception:
+        if args.debug:
+            traceback.print_exc()
+            pdb.post_mortem()
+        raise
 
 
-def _require_blocks(config: Mapping[str, Any], args: Arguments) -> None:
-    if not config:
-        raise ConfigError("no configuration: give --base CONFIG.yaml, or --resume RUN")
-    missing = [block for block in ("model", "data") if block not in config]
-    if missing:
-        raise ConfigError(f"{', '.join(args.base)}: there is no `{missing[0]}:` block")
-    model = config["model"]
-    rates = [key for key in ("base_learning_rate", "learning_rate") if key in model]
-    if len(rates) != 1:
-        raise ConfigError(
-            "model: give one of base_learning_rate (scaled by devices x batch size x accumulation) "
-            f"and learning_rate (used as it is), found {rates or 'neither'}"
-        )
-
-
-def _model(block: Mapping[str, Any], options: dict[str, Any], args: Arguments) -> Any:
+def _model(block: Mapping[str, Any], options: dict[str, Any], seed: int) -> Any:
     """The model, told what the command line knows; takes from `options` what is its own doing."""
+    import torch
+
     model = instantiate_from_config(
         {key: block[key] for key in ("target", "params") if key in block}, path="model"
     )
-    model.seed = args.seed
+    model.seed = seed
     if not model.automatic_optimization:
         # several optimizers: Lightning leaves these to the model
         for name in ("accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm"):
             if name in options:
                 setattr(model, name, options.pop(name))
-    if args.compile:
-        model.compile_networks()
+    if options["accelerator"] != "cpu" and torch.cuda.is_available():
+        # what convolutions want there; images come in this order, too
+        model = model.to(memory_format=torch.channels_last)
     return model
 
 
 def _learning_rate(
-    model: Mapping[str, Any], batch_size: int, trainer: pl.Trainer, args: Arguments, module: Any
+    block: Mapping[str, Any], batch_size: int, trainer: pl.Trainer, model: Any
 ) -> float:
     """The rate per optimizer step; its equation is shown."""
     from ldm.models.optim import scaled_learning_rate
 
-    base = float(model.get("base_learning_rate", model.get("learning_rate")))
-    if "learning_rate" in model or not args.scale_lr:
-        log.info("lr = %g (as given)", base)
-        return base
-    accumulate = getattr(module, "accumulate_grad_batches", trainer.accumulate_grad_batches)
+    if "learning_rate" in block:
+        log.info("lr = %g (as given)", block["learning_rate"])
+        return float(block["learning_rate"])
+    accumulate = getattr(model, "accumulate_grad_batches", trainer.accumulate_grad_batches)
     rate, equation = scaled_learning_rate(
-        base, batch_size=batch_size, devices=trainer.world_size, accumulate=accumulate
+        float(block["base_learning_rate"]),
+        batch_size=batch_size,
+        devices=trainer.world_size,
+        accumulate=accumulate,
     )
     log.info("%s", equation)
     if rate > HIGH_RATE:
@@ -125,15 +171,18 @@ def _learning_rate(
     return rate
 
 
-def _fit(trainer: pl.Trainer, model: Any, data: Any, args: Arguments, resume_from: Any) -> None:
-    try:
-        if args.train:
-            path = None if resume_from is None else str(resume_from)
+def _fit(
+    trainer: pl.Trainer, model: Any, data: Any, run: RunDir, *, is_trained: bool, is_tested: bool
+) -> None:
+    from ldm.callbacks.checkpoints import signals_restored
+
+    path = None if run.resume_from is None else str(run.resume_from)
+    with signals_restored():
+        if is_trained:
             trainer.fit(model, datamodule=data, ckpt_path=path, weights_only=True)
-        if data.has_test and not args.no_test:
-            trainer.test(model, datamodule=data)
-    except Exception:
-        if args.debug:
-            traceback.print_exc()
-            pdb.post_mortem()
-        raise
+            log.info("trained to step %d: %s", trainer.global_step, run.path)
+            path = None  # the test is of what has been trained
+        if is_tested:
+            trainer.test(model, datamodule=data, ckpt_path=path, weights_only=True, verbose=False)
+            for name, value in sorted(trainer.callback_metrics.items()):
+                log.info("%s = %.5g", name, value)

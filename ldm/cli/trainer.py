@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 from pytorch_lightning.strategies import DDPStrategy
@@ -14,30 +17,54 @@ from pytorch_lightning.strategies import DDPStrategy
 from ldm.callbacks.checkpoints import AtomicCheckpointIO, LastCheckpoint, MonitorCheck
 from ldm.callbacks.images import ImageLogger
 from ldm.callbacks.progress import TrainingProgress
-from ldm.callbacks.run import RunRecord
+from ldm.callbacks.run import RunRecord, SeededSteps
 from ldm.callbacks.throughput import Throughput
-from ldm.cli.arguments import Arguments, Devices, parse_devices
+from ldm.cli.arguments import Devices, parse_devices
 from ldm.cli.rundir import RunDir
 from ldm.config import ConfigError, instantiate_from_config
 
-__all__ = ["build_trainer", "trainer_options"]
+__all__ = ["build_trainer", "make_quiet", "trainer_options"]
 
 
-def trainer_options(block: Mapping[str, Any], args: Arguments) -> dict[str, Any]:
-    """Arguments of the Trainer: our defaults, then the YAML's, then the command line's.
+# what Lightning says about itself, or about choices that are ours; matched from the beginning
+_NOISE = (
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning's own code
+    r".*does not have many workers",  # `num_workers` is chosen by the data module, or by the user
+    r"Checkpoint directory .* exists and is not empty",  # as it does when a run is resumed
+    r"The number of training batches .* is smaller than the logging interval",
+    r"`ModelCheckpoint\(monitor=.*could not find the monitored key",  # MonitorCheck knows better
+)
+
+
+def make_quiet() -> None:
+    """Keep Lightning's tips, greetings and self-reproaches off the terminal."""
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+        logging.getLogger(f"{name}.utilities.rank_zero").setLevel(logging.WARNING)
+    for message in _NOISE:
+        warnings.filterwarnings("ignore", message=message)
+
+
+def trainer_options(block: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of the Trainer: our defaults, then those of `lightning.trainer`.
 
     Raises ConfigError for devices that this machine does not have.
     """
     options: dict[str, Any] = {"log_every_n_steps": 50, "use_distributed_sampler": False}
-    options |= dict(block) | {k: v for k, v in args.trainer.items() if k != "ckpt_path"}
+    options |= dict(block)
     gpus = options.pop("gpus", None)  # published: an argument of the Trainer, then
-    devices = args.devices or (parse_devices(str(gpus)) if gpus is not None else None)
-    if devices is not None:
+    if gpus is not None:
+        text = ",".join(map(str, gpus)) + "," if isinstance(gpus, list) else str(gpus)
+        devices = parse_devices(text)
         _require(devices)
         options |= {"accelerator": devices.accelerator, "devices": devices.devices}
     options.setdefault("accelerator", "auto")
     options.setdefault("devices", 1)
     options.setdefault("precision", _default_precision(options["accelerator"]))
+    if options["accelerator"] != "cpu" and not options.get("deterministic"):
+        options.setdefault("benchmark", True)  # images are of one size
+    if not {"max_steps", "max_epochs", "max_time"} & options.keys():
+        options["max_epochs"] = 1000  # Lightning's choice, which it would warn about
     if options.get("strategy", "auto") in ("auto", "ddp") and options["devices"] not in (1, "1"):
         options["strategy"] = DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True)
     return options
@@ -83,29 +110,36 @@ def build_trainer(
     monitor: the validation metric that decides which checkpoints are best; None keeps only the
         last.
     """
-    options = dict(options)
-    plain = options.get("fast_dev_run") or options.get("barebones")
+    arguments: dict[str, Any] = {
+        "default_root_dir": str(run.path),
+        "enable_model_summary": False,
+        **options,
+    }
+    plain = arguments.get("fast_dev_run") or arguments.get("barebones")
     callbacks = _callbacks(lightning.get("callbacks") or {}, run)
-    if not plain and options.setdefault("enable_checkpointing", True):
+    if not plain and arguments.setdefault("enable_checkpointing", True):
         callbacks += _checkpoints(lightning.get("modelcheckpoint"), run, monitor)
-    if options.pop("enable_progress_bar", True) and not plain:
+    if arguments.pop("enable_progress_bar", True) and not plain:
         callbacks.append(TrainingProgress())
-    return pl.Trainer(
-        **{"default_root_dir": str(run.path), "enable_model_summary": False} | options,
-        callbacks=[record, *callbacks],
-        logger=[] if plain else _loggers(lightning.get("logger"), run),
-        plugins=[AtomicCheckpointIO()],
-    )
+    try:
+        return pl.Trainer(
+            **arguments,
+            callbacks=[record, SeededSteps(record.seed), *callbacks],
+            logger=[] if plain else _loggers(lightning.get("logger"), run),
+            plugins=[AtomicCheckpointIO()],
+        )
+    except (MisconfigurationException, ValueError, TypeError) as error:
+        raise ConfigError(f"lightning.trainer: {error}") from error
 
 
 def _loggers(block: Any, run: RunDir) -> list[Logger]:
-    if block and "target" in block:
-        params = {"save_dir": str(run.path), "name": ""} | (block.get("params") or {})
-        return [instantiate_from_config({"target": block["target"], "params": params})]
-    return [
-        TensorBoardLogger(save_dir=str(run.path), name="", version=""),
-        CSVLogger(save_dir=str(run.path), name="metrics", version=run.now),
-    ]
+    """TensorBoard, or the logger of the YAML in its place; CSV in any case."""
+    written = CSVLogger(save_dir=str(run.path), name="metrics", version=run.now)
+    if not block or "target" not in block:
+        return [TensorBoardLogger(save_dir=str(run.path), name="", version=""), written]
+    params = {"save_dir": str(run.path)} | (block.get("params") or {})
+    config = {"target": block["target"], "params": params}
+    return [instantiate_from_config(config, path="lightning.logger"), written]
 
 
 def _checkpoints(block: Any, run: RunDir, monitor: str | None) -> list[Callback]:
@@ -119,9 +153,13 @@ def _checkpoints(block: Any, run: RunDir, monitor: str | None) -> list[Callback]
         "monitor": monitor,
         "save_top_k": 3,
         "save_last": False,
+        # else it also looks for the metric after an epoch that ended before validation
+        "save_on_train_epoch_end": False,
     }
     target = (block or {}).get("target", "pytorch_lightning.callbacks.ModelCheckpoint")
-    best = instantiate_from_config({"target": target, "params": defaults | params})
+    best = instantiate_from_config(
+        {"target": target, "params": defaults | params}, path="lightning.modelcheckpoint"
+    )
     return [MonitorCheck(monitor), best, last]
 
 
@@ -138,7 +176,21 @@ def _callbacks(block: Mapping[str, Any], run: RunDir) -> list[Callback]:
         },
         "throughput": {"target": f"{Throughput.__module__}.Throughput", "params": {}},
     }
+    if (
+        name := "metrics_over_trainsteps_checkpoint"
+    ) in block:  # published: only if it is asked for
+        defaults[name] = {
+            "target": "pytorch_lightning.callbacks.ModelCheckpoint",
+            "params": {
+                "dirpath": str(run.checkpoints / "trainstep_checkpoints"),
+                "filename": "{epoch:06}-{step:09}",
+                "save_top_k": -1,
+                "every_n_train_steps": 10000,
+                "save_weights_only": True,
+            },
+        }
     for name, given in block.items():
+        given = given or {}
         merged = defaults.get(name, {"params": {}}) | {
             k: v for k, v in given.items() if k == "target"
         }

@@ -207,7 +207,10 @@ class DataModuleFromConfig(pl.LightningDataModule):
         return self._loader("predict")
 
     def state_dict(self) -> dict[str, int]:
-        """The place in training: the epoch, and samples of it that all processes have done with."""
+        """The place in training: the epoch, and samples of it that all processes have done with.
+
+        Batches of an optimizer step that is not complete count as not done.
+        """
         if self.trainer is None:
             return dict(self._resume)
         loop = self.trainer.fit_loop
@@ -215,6 +218,7 @@ class DataModuleFromConfig(pl.LightningDataModule):
         epoch, batches = max(loop.epoch_progress.current.ready - 1, 0), progress.processed
         if batches >= self.trainer.num_training_batches:
             epoch, batches = epoch + 1, 0
+        batches -= batches % self._accumulate()
         return {"epoch": epoch, "samples": batches * self.batch_size * self._rank()[1]}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
