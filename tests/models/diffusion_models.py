@@ -1,0 +1,175 @@
+"""Small diffusion models, data and draws for the tests of the second stage."""
+
+from dataclasses import dataclass
+
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from ldm.config import instantiate_from_config
+from ldm.models.diffusion.ddpm import DDPM, LatentDiffusion
+from tests.reference import fill
+
+UNET = {
+    "image_size": 4,
+    "in_channels": 3,
+    "out_channels": 3,
+    "model_channels": 32,
+    "num_res_blocks": 1,
+    "attention_resolutions": [2],
+    "channel_mult": [1, 2],
+    "num_heads": 2,
+}
+ATTENDING = {"use_spatial_transformer": True, "context_dim": 8}
+FIRST_STAGE = {
+    "z_channels": 3,
+    "resolution": 8,
+    "in_channels": 3,
+    "out_ch": 3,
+    "ch": 32,
+    "ch_mult": [1, 2],
+    "num_res_blocks": 1,
+    "attn_resolutions": [],
+    "dropout": 0.0,
+}
+# warnings of the trainer that say nothing about these tests
+QUIET = (
+    "ignore:.*treespec, LeafSpec.*",
+    "ignore:.*does not have many workers.*",
+    "ignore:.*in eval mode at the start of training.*",
+    "ignore:You defined a `validation_step` but have no",
+)
+
+
+def unet(**changes):
+    return {"target": "ldm.nets.unet.UNetModel", "params": UNET | changes}
+
+
+def identity():
+    return {"target": "ldm.models.autoencoder.IdentityFirstStage"}
+
+
+def kl():
+    params = {
+        "ddconfig": FIRST_STAGE | {"double_z": True},
+        "lossconfig": {"target": "torch.nn.Identity"},
+        "embed_dim": 3,
+    }
+    return {"target": "ldm.models.autoencoder.AutoencoderKL", "params": params}
+
+
+def labels(**options):
+    params = {"embed_dim": 8, "n_classes": 4} | options
+    return {"target": "ldm.conditioning.labels.ClassEmbedder", "params": params}
+
+
+def parameters(**changes):
+    """Parameters of an unconditional model on pixels of 4 x 4, in 20 steps."""
+    return {
+        "first_stage_config": identity(),
+        "cond_stage_config": "__is_unconditional__",
+        "unet_config": unet(),
+        "timesteps": 20,
+        "linear_start": 0.01,
+        "linear_end": 0.3,
+        "image_size": 4,
+        **changes,
+    }
+
+
+def by_class(**changes):
+    """Parameters of a model that attends to a class label."""
+    cond = {
+        "cond_stage_config": labels(),
+        "cond_stage_key": "class",
+        "unet_config": unet(**ATTENDING),
+    }
+    return parameters(
+        **{"conditioning_key": "crossattn", "cond_stage_trainable": True} | cond | changes
+    )
+
+
+def latent(params=None, **changes):
+    """A model with weights by rule; the average starts from them."""
+    return filled(LatentDiffusion(**(parameters(**changes) if params is None else params)))
+
+
+def pixel(**changes):
+    """A model without any first stage."""
+    params = parameters(**changes)
+    for key in ("first_stage_config", "cond_stage_config"):
+        params.pop(key)
+    return filled(DDPM(**params))
+
+
+def filled(model):
+    fill(model)
+    if model.model_ema is not None:
+        model.model_ema.module.load_state_dict(model.model.state_dict())
+    return model
+
+
+def published(case):
+    """The whole model of a reference case, by its published path, with weights by rule."""
+    constructor = case.spec["constructor"]
+    config = {"target": constructor["target"], "params": case.params}
+    return filled(instantiate_from_config(config)).eval()
+
+
+class Pictures(Dataset):
+    """Channels-last float images in [-1, 1] with a class, each a function of its index."""
+
+    def __init__(self, length, side=4):
+        self.length, self.side = length, side
+
+    def __len__(self):
+        return self.length
+
+    def __getitem__(self, index):
+        generator = torch.Generator().manual_seed(index)
+        image = torch.rand(self.side, self.side, 3, generator=generator) * 2 - 1
+        return {"image": image, "class": index % 4, "sample_id": index}
+
+
+def collate(items):
+    """A batch as the data module makes it: ids stay Python integers."""
+    return {
+        "image": torch.stack([item["image"] for item in items]),
+        "class": torch.tensor([item["class"] for item in items]),
+        "sample_id": [item["sample_id"] for item in items],
+    }
+
+
+def batch(size=4, side=4, first=0):
+    """The batch of the pictures first, first + 1, ..."""
+    pictures = Pictures(first + size, side)
+    return collate([pictures[index] for index in range(first, first + size)])
+
+
+def loader(length=8, batch_size=4, side=4, **options):
+    return DataLoader(Pictures(length, side), batch_size, collate_fn=collate, **options)
+
+
+def trainer(steps=None, **options):
+    """A quiet trainer on the CPU that writes nothing."""
+    silent = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    limits = {} if steps is None else {"max_steps": steps, "max_epochs": steps}
+    arguments = {"accelerator": "cpu", "devices": 1, "enable_model_summary": False}
+    return pl.Trainer(**arguments | silent | limits | options)
+
+
+@dataclass(frozen=True)
+class GivenDraws:
+    """Times and noise that a test supplies, by stream."""
+
+    noise: dict
+    t: torch.Tensor | None = None
+    num_timesteps: int = 1000
+
+    def normal(self, shape, stream):
+        assert tuple(self.noise[stream].shape[1:]) == tuple(shape)
+        return self.noise[stream]
+
+    def uniform(self, stream):
+        assert stream == "t"
+        return (self.t + 0.5) / self.num_timesteps
