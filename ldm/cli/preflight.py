@@ -32,6 +32,7 @@ def preflight(block: Mapping[str, Any], data: Any, checkpoint: Path | None = Non
     target = {key: block[key] for key in ("target", "params") if key in block}
     with torch.device("meta"):
         model = instantiate_from_config(target, path="model")
+    model.to("meta")  # checkpoints brought real weights, of which only the shapes matter here
     sample = _first_sample(data)
     needed = _needed(model)
     for key, where in needed.items():
@@ -77,12 +78,17 @@ def _needed(model: Any) -> dict[str, str]:
 
 
 def _check_images(model: Any, sample: Mapping[str, Any]) -> None:
-    """Send the image's shape through the first stage, and the latent's to the network's sizes."""
+    """Send the image's shape through the first stage, and the latent's to the network's sizes.
+
+    A first stage that is to be trained also shows it to its discriminator.
+    """
     image = sample[getattr(model, "first_stage_key", None) or model.image_key]
     shape = to_image_tensor(torch.as_tensor(image)[None]).shape
     images = torch.empty(shape, device="meta")
     try:
         z = model.encode(images)
+        if hasattr(getattr(model, "loss", None), "judge"):
+            model.loss.judge(images)
     except (RuntimeError, ValueError) as error:
         raise ConfigError(
             f"data: images of {shape[1]} channels, {shape[2]} x {shape[3]}, do not fit the "
