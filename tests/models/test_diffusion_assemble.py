@@ -11,7 +11,7 @@ from ldm.diffusion.weighting import Elbo
 from ldm.models.diffusion.assemble import DDPMConfig, LatentDiffusionConfig, assemble
 from ldm.models.diffusion.ddpm import DDPM, LatentDiffusion
 from ldm.samplers.ddim import DDIM
-from ldm.samplers.heun import Heun
+from ldm.samplers.dpm import DPMSolver
 from tests.models.diffusion_models import (
     ATTENDING,
     batch,
@@ -143,13 +143,13 @@ def test_components_of_another_family_take_their_place():
             "params": {"parameterization": "flow"},
         },
         "sampler_config": {
-            "target": "ldm.samplers.heun.Heun",
+            "target": "ldm.samplers.dpm.DPMSolver",
             "params": {"grid": {"target": "ldm.samplers.grid.Uniform"}},
         },
     }
     model = filled(LatentDiffusion(**params)).eval()
     assert isinstance(model.schedule, RectifiedFlow)
-    assert isinstance(model.sampler, Heun)
+    assert isinstance(model.sampler, DPMSolver)
     images = model.sample([0, 1], steps=2)
     assert images.shape == (2, 3, 4, 4)
     assert images.isfinite().all()
