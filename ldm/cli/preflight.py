@@ -43,8 +43,27 @@ def preflight(block: Mapping[str, Any], data: Any, checkpoint: Path | None = Non
             )
     _check_images(model, sample)
     _check_classes(model, data.num_classes)
-    if checkpoint is not None:
+    if checkpoint is None:
+        _check_first_stage(model, block.get("params") or {})
+    else:
         _check_resumable(model, checkpoint)
+
+
+def _check_first_stage(model: Any, params: Mapping[str, Any]) -> None:
+    """An untrained first stage must be meant: its checkpoint is given, or is null in so many words.
+
+    Otherwise a forgotten key would cost a whole training on latents that say nothing.
+    """
+    config = params.get("first_stage_config")
+    first_stage = getattr(model, "first_stage_model", None)
+    if first_stage is None or not isinstance(config, Mapping) or params.get("ckpt_path"):
+        return
+    has_weights = next(first_stage.parameters(), None) is not None
+    if has_weights and "ckpt_path" not in (config.get("params") or {}):
+        raise ConfigError(
+            "model.params.first_stage_config.params.ckpt_path: not given, so the first stage would "
+            "stay untrained; give the checkpoint of a trained one, or null if that is meant"
+        )
 
 
 def _first_sample(data: Any) -> Mapping[str, Any]:

@@ -32,6 +32,7 @@ _NOISE = (
     r".*does not have many workers",  # `num_workers` is chosen by the data module, or by the user
     r"Checkpoint directory .* exists and is not empty",  # as it does when a run is resumed
     r"The number of training batches .* is smaller than the logging interval",
+    r"Found \d+ module\(s\) in eval mode",  # the frozen first stage
     r"`ModelCheckpoint\(monitor=.*could not find the monitored key",  # MonitorCheck knows better
 )
 

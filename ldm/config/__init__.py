@@ -9,7 +9,7 @@ locate, trust             dotted paths, and which of them a configuration may na
 
 from ldm.config.check import check
 from ldm.config.construct import build, instantiate_from_config, to_plain
-from ldm.config.errors import ConfigError, did_you_mean, nearest, nearest_path
+from ldm.config.errors import ConfigError, did_you_mean, nearest, nearest_path, with_key
 from ldm.config.files import load
 from ldm.config.targets import locate, trust
 
@@ -25,4 +25,5 @@ __all__ = [
     "nearest_path",
     "to_plain",
     "trust",
+    "with_key",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
@@ -102,7 +103,14 @@ def _call(target: str, params: Mapping[str, Any], path: str, given: Mapping[str,
     try:
         return constructor(**params, **given)
     except ValueError as error:
-        raise ConfigError(f"{_at(path or target)}{error}") from error
+        raise ConfigError(_placed(str(error), path or target, {**params, **given})) from error
+
+
+def _placed(message: str, path: str, params: Mapping[str, Any]) -> str:
+    """A constructor's message behind its path, as far down as the message names a parameter."""
+    begins_with = re.match(r"(\w+)[.:]", message)
+    is_parameter = begins_with is not None and begins_with[1] in params
+    return f"{path}.params.{message}" if is_parameter else f"{path}: {message}"
 
 
 def _at(path: str) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
@@ -19,6 +20,15 @@ class ConfigError(ValueError):
 
     A command line shows the message alone and ends with exit code 2.
     """
+
+
+@contextmanager
+def with_key(key: str) -> Iterator[None]:
+    """Put the key whose value is being used in front of what a ConfigError inside says."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{key}: {error}") from error
 
 
 def nearest(name: str, names: Iterable[str]) -> str | None:

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
-from ldm.config import ConfigError, build, did_you_mean, to_plain
+from ldm.config import ConfigError, build, did_you_mean, to_plain, with_key
 from ldm.diffusion.draws import Draws, KeyedDraws
 from ldm.io.checkpoint import load_into, load_state
 from ldm.log import log
@@ -128,7 +128,8 @@ class FirstStageModule(pl.LightningModule, ABC):
     def _complete(self) -> None:
         """What is left to do once the networks are there: weights to start from, the average."""
         if path := self.options["ckpt_path"]:
-            self.init_from_ckpt(path, ignore_keys=self.options["ignore_keys"])
+            with with_key("ckpt_path"):
+                self.init_from_ckpt(path, ignore_keys=self.options["ignore_keys"])
         if self.options["use_ema"]:
             self.model_ema = EMA(self.networks())
 

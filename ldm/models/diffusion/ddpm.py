@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from ldm.autoencoders.base import first_latent
 from ldm.autoencoders.scaling import LatentMoments
-from ldm.config import ConfigError, build
+from ldm.config import ConfigError, build, with_key
 from ldm.diffusion.denoiser import Denoiser, DiffusionWrapper, NetDenoiser, NoisedCondition
 from ldm.diffusion.draws import Draws, KeyedDraws
 from ldm.diffusion.times import Uniform
@@ -105,13 +105,12 @@ class DDPM(PublishedMethods, pl.LightningModule):
             self.register_buffer("logvar", table, persistent=False)
 
     def _restore(self, config: Config) -> None:
-        if config.get("ckpt_path"):
-            restore_weights(
-                self,
-                config["ckpt_path"],
-                ignore=config.get("ignore_keys", ()),
-                only="model.diffusion_model." if config.get("load_only_unet") else None,
-            )
+        if not config.get("ckpt_path"):
+            return
+        only = "model.diffusion_model." if config.get("load_only_unet") else None
+        with with_key("ckpt_path"):
+            ignored = config.get("ignore_keys", ())
+            restore_weights(self, config["ckpt_path"], ignore=ignored, only=only)
 
     # what is diffused: images here, latents in LatentDiffusion
 
@@ -227,8 +226,19 @@ class DDPM(PublishedMethods, pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the means over the validation set, of all ranks."""
+        self._log_means("val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """As in validation, logged as `test/...`."""
+        self.validation_step(batch, batch_idx)
+
+    def on_test_epoch_end(self) -> None:
+        """Log the means over the test set, of all ranks."""
+        self._log_means("test")
+
+    def _log_means(self, split: str) -> None:
         for name, mean in self.val_losses.compute().items():
-            self.log(f"val/{name}", mean)
+            self.log(f"{split}/{name}", mean)
 
     # sampling
 
@@ -318,6 +328,8 @@ class LatentDiffusion(DDPM):
     def _wire_scale(self, config: Config) -> None:
         factor = float(config.get("scale_factor", 1.0))
         self.scale_by_std = config.get("scale_by_std", False)
+        # a checkpoint of a whole model brings the scale that its network was trained at
+        self._is_restored = bool(config.get("ckpt_path")) and not config.get("load_only_unet")
         if not self.scale_by_std:
             self.scale_factor = factor
             return
@@ -360,7 +372,9 @@ class LatentDiffusion(DDPM):
 
     def on_train_start(self) -> None:
         """Measure the scale on the first batch of all ranks, in a new run."""
-        if self.scale_by_std and self.global_step == 0 and not self.trainer.ckpt_path:
+        if self._is_restored or self.trainer.ckpt_path or self.global_step:
+            return
+        if self.scale_by_std:
             loader = self.trainer.train_dataloader
             batches = _first_batches(loader, self.trainer.accumulate_grad_batches)
             self.measure_scale(self.trainer.strategy.batch_to_device(each) for each in batches)
@@ -386,5 +400,8 @@ class LatentDiffusion(DDPM):
 
 def _first_batches(loader: Any, count: int) -> Iterator[Batch]:
     """The batches that training begins with, read beside its workers."""
+    if loader.batch_sampler is None:  # of a data set that only iterates
+        yield from islice(loader, count)
+        return
     for indices in islice(loader.batch_sampler, count):
         yield loader.collate_fn([loader.dataset[index] for index in indices])

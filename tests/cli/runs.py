@@ -1,0 +1,168 @@
+"""Small configurations of both stages, and ways to run the command line on them."""
+
+import copy
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).parents[2]
+MAIN = ROOT / "main.py"
+
+_DDCONFIG = {
+    "double_z": True,
+    "z_channels": 4,
+    "resolution": 16,
+    "in_channels": 3,
+    "out_ch": 3,
+    "ch": 32,
+    "ch_mult": [1, 2],
+    "num_res_blocks": 1,
+    "attn_resolutions": [],
+    "dropout": 0.1,
+}
+_SHAPES = "ldm.data.shapes.ShapesDataset"
+_DATA = {
+    "target": "ldm.data.module.DataModuleFromConfig",
+    "params": {
+        "batch_size": 4,
+        "num_workers": 0,
+        "train": {"target": _SHAPES, "params": {"size": 16, "length": 24}},
+        "validation": {
+            "target": _SHAPES,
+            "params": {"size": 16, "length": 4, "split": "validation"},
+        },
+    },
+}
+_LIGHTNING = {
+    "trainer": {
+        "max_steps": 10,
+        "precision": "32-true",
+        "accelerator": "cpu",
+        "num_sanity_val_steps": 0,
+        "log_every_n_steps": 1,
+    },
+    "callbacks": {
+        "image_logger": {
+            "params": {"batch_frequency": 4, "max_images": 2, "increase_log_steps": False}
+        }
+    },
+}
+
+
+def first_stage() -> dict[str, Any]:
+    """A KL autoencoder for 16 x 16 pictures, with its discriminator from step 2 on."""
+    loss = {"disc_start": 2, "disc_num_layers": 2, "perceptual_weight": 0}
+    params = {
+        "embed_dim": 4,
+        "monitor": "val/rec_loss",
+        "ddconfig": _DDCONFIG,
+        "lossconfig": {
+            "target": "ldm.losses.autoencoder.LPIPSWithDiscriminator",
+            "params": loss,
+        },
+    }
+    model = {
+        "target": "ldm.models.autoencoder.AutoencoderKL",
+        "learning_rate": 1e-3,
+        "params": params,
+    }
+    return copy.deepcopy({"model": model, "data": _DATA, "lightning": _LIGHTNING})
+
+
+def second_stage(first_stage_checkpoint: str | None = None) -> dict[str, Any]:
+    """A class-conditional latent diffusion model with dropout, on 8 x 8 latents."""
+    unet = {
+        "image_size": 8,
+        "in_channels": 4,
+        "out_channels": 4,
+        "model_channels": 32,
+        "channel_mult": [1, 2],
+        "num_res_blocks": 1,
+        "attention_resolutions": [2],
+        "num_head_channels": 32,
+        "use_spatial_transformer": True,
+        "context_dim": 16,
+        "dropout": 0.1,
+    }
+    tau = {"key": "class_label", "embed_dim": 16, "n_classes": 25, "drop_rate": 0.1}
+    autoencoder = {
+        "ckpt_path": first_stage_checkpoint,
+        "embed_dim": 4,
+        "ddconfig": _DDCONFIG,
+        "lossconfig": {"target": "torch.nn.Identity"},
+    }
+    params = {
+        "image_size": 8,
+        "linear_start": 0.0015,
+        "linear_end": 0.0195,
+        "scale_by_std": True,
+        "cond_stage_key": "class_label",
+        "cond_stage_trainable": True,
+        "conditioning_key": "crossattn",
+        "cond_stage_config": {
+            "target": "ldm.conditioning.labels.ClassEmbedder",
+            "params": tau,
+        },
+        "unet_config": {"target": "ldm.nets.unet.UNetModel", "params": unet},
+        "first_stage_config": {
+            "target": "ldm.models.autoencoder.AutoencoderKL",
+            "params": autoencoder,
+        },
+    }
+    model = {
+        "target": "ldm.models.diffusion.ddpm.LatentDiffusion",
+        "learning_rate": 1e-3,
+        "params": params,
+    }
+    lightning = copy.deepcopy(_LIGHTNING)
+    lightning["callbacks"]["image_logger"]["params"]["log_images_kwargs"] = {"steps": 2}
+    return copy.deepcopy({"model": model, "data": _DATA, "lightning": lightning})
+
+
+def unconditional() -> dict[str, Any]:
+    """A latent diffusion model without a condition."""
+    config = second_stage()
+    for key in ("cond_stage_key", "cond_stage_trainable", "conditioning_key", "cond_stage_config"):
+        del config["model"]["params"][key]
+    unet = config["model"]["params"]["unet_config"]["params"]
+    unet |= {"use_spatial_transformer": False, "context_dim": None}
+    return config
+
+
+def write(path: Path, config: dict[str, Any]) -> str:
+    """The configuration as a YAML file."""
+    path.write_text(yaml.safe_dump(config), encoding="utf-8")
+    return str(path)
+
+
+def start_main(argv: list[str], directory: Path) -> subprocess.Popen[str]:
+    """Start the command line in a process of its own, in a directory."""
+    return subprocess.Popen(
+        [sys.executable, str(MAIN), *argv],
+        cwd=directory,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def run_main(argv: list[str], directory: Path, timeout: float = 120) -> tuple[int, str]:
+    """Run the command line in a process of its own; exit code and what it said."""
+    process = start_main(argv, directory)
+    try:
+        said, _ = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise
+    return process.returncode, said
+
+
+def only_run(logdir: Path) -> Path:
+    """The one run directory under a log directory."""
+    (run,) = logdir.iterdir()
+    return run
