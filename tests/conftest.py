@@ -1,7 +1,18 @@
 """What all tests share."""
 
+import pytest
 import torch
+
+from ldm.log import log
 
 # Networks as small as the tests' lose more to threads that wait for each other than they gain, and
 # the test processes share the cores among themselves.
 torch.set_num_threads(1)
+
+
+@pytest.fixture
+def caplog_ldm(caplog, monkeypatch):
+    """What the package logged; its logger keeps its messages to itself otherwise."""
+    monkeypatch.setattr(log, "propagate", True)
+    caplog.set_level("INFO", logger=log.name)
+    return caplog

@@ -6,7 +6,6 @@ import torch
 from PIL import Image
 
 from ldm.cli.train import main
-from ldm.log import log
 from tests.data.photographs import mixed_directory
 from tests.shipped_configs import ROOT, plain, previews_in_two_steps, shrunk
 
@@ -23,11 +22,9 @@ def train(path, root, logdir, *overrides):
 
 
 @pytest.fixture
-def said(caplog, monkeypatch):
+def said(caplog_ldm):
     """What the package logs, message by message."""
-    monkeypatch.setattr(log, "propagate", True)
-    caplog.set_level("INFO", logger=log.name)
-    return lambda: [record.getMessage() for record in caplog.records]
+    return lambda: [record.getMessage() for record in caplog_ldm.records]
 
 
 @pytest.mark.slow
