@@ -27,6 +27,7 @@ EXTRAS = {
     # what the checks, the tests and the benchmark need
     "dev": [
         "pytest>=8.3",
+        "pytest-xdist>=3.6",
         "hypothesis>=6.100",
         "ruff>=0.9",
         "mypy>=1.14",
