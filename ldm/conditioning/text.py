@@ -210,6 +210,12 @@ class FrozenCLIPEmbedder(Embedder):
         """Stay in evaluation mode: the encoder is frozen."""
         return super().train(mode=False)
 
+    def requires_grad_(self, requires_grad: bool = True) -> FrozenCLIPEmbedder:
+        """Stay frozen: ConfigError when it should be trained."""
+        if requires_grad:
+            raise ConfigError("cond_stage_trainable: FrozenCLIPEmbedder is frozen; expected false")
+        return super().requires_grad_(requires_grad)
+
     def prepare(self) -> None:
         """Load the tokenizer, and the weights unless a checkpoint brought them."""
         from transformers import CLIPTextModel, CLIPTokenizer

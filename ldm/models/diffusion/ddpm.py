@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, Unpack
 
 import pytorch_lightning as pl
@@ -12,14 +11,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ldm.autoencoders.base import first_latent
-from ldm.autoencoders.scaling import LatentMoments
 from ldm.config import ConfigError, build, with_key
 from ldm.diffusion.denoiser import Denoiser, DiffusionWrapper, NetDenoiser, NoisedCondition
 from ldm.diffusion.draws import Draws, KeyedDraws
 from ldm.diffusion.times import Uniform
 from ldm.guidance.classifier_free import ClassifierFree
 from ldm.guidance.correction import Clipped
-from ldm.log import log
 from ldm.models.diffusion.assemble import (
     Components,
     Config,
@@ -29,6 +26,7 @@ from ldm.models.diffusion.assemble import (
 )
 from ldm.models.diffusion.previews import previews
 from ldm.models.diffusion.published import PublishedMethods
+from ldm.models.diffusion.scale import first_batches, measured_scale
 from ldm.models.diffusion.validation import LossByTime
 from ldm.models.ema import EMA
 from ldm.models.optim import build_optimizer, build_schedule
@@ -376,32 +374,15 @@ class LatentDiffusion(DDPM):
             return
         if self.scale_by_std:
             loader = self.trainer.train_dataloader
-            batches = _first_batches(loader, self.trainer.accumulate_grad_batches)
+            batches = first_batches(loader, self.trainer.accumulate_grad_batches)
             self.measure_scale(self.trainer.strategy.batch_to_device(each) for each in batches)
 
     @torch.no_grad()
     def measure_scale(self, batches: Iterable[Batch]) -> None:
         """Set the scale to 1 / standard deviation of these batches' latents, over all ranks.
 
-        Section 4.3.2 and appendix G of the paper. The scale is part of the state dict.
+        The scale is part of the state dict.
         """
-        moments = LatentMoments()
-        for batch in batches:
-            moments.update(self._latent(self.get_input(batch), self.draws(batch)))
-        moments.synchronize()
+        latents = (self._latent(self.get_input(batch), self.draws(batch)) for batch in batches)
         assert isinstance(self.scale_factor, Tensor)
-        self.scale_factor.copy_(moments.scale())
-        log.info(
-            "latents have standard deviation %.4g: scale_factor = %.4g",
-            moments.std(),
-            self.scale_factor,
-        )
-
-
-def _first_batches(loader: Any, count: int) -> Iterator[Batch]:
-    """The batches that training begins with, read beside its workers."""
-    if loader.batch_sampler is None:  # of a data set that only iterates
-        yield from islice(loader, count)
-        return
-    for indices in islice(loader.batch_sampler, count):
-        yield loader.collate_fn([loader.dataset[index] for index in indices])
+        self.scale_factor.copy_(measured_scale(latents))

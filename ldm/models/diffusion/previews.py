@@ -84,8 +84,9 @@ def _conditions(model: DDPM, batch: Mapping[str, Any], images: Tensor) -> dict[s
 
 def _diffusion_row(model: DDPM, z: Tensor, count: int = 8) -> Tensor:
     """The first example at growing noise, decoded: (count, C, H, W)."""
-    times = np.linspace(model.schedule.t_min, model.schedule.t_max, count).round()
-    t = model.schedule.tensor_of(times, z)
+    times = np.linspace(model.schedule.t_min, model.schedule.t_max, count)
+    is_discrete = model.schedule.num_timesteps is not None
+    t = model.schedule.tensor_of(times.round() if is_discrete else times, z)
     first = z[:1].expand(count, -1, -1, -1)
     eps = model.draws({"sample_id": [0] * count}, seed=0).normal(z.shape[1:], "eps").to(z)
     return model.decode(model.schedule.noised(first, eps, t))
