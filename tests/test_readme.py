@@ -1,0 +1,126 @@
+"""The commands of the documents: each is taken out of its page and run, on small networks."""
+
+import re
+import runpy
+import shlex
+import shutil
+import subprocess
+
+import pytest
+
+from ldm.cli.arguments import parse
+from ldm.cli.train import main
+from tests.data.photographs import mixed_directory
+from tests.shipped_configs import ROOT, plain, previews_in_two_steps, shrunk
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+TINY = "configs/tiny/autoencoder-kl.yaml"
+SHORT = ["--max_steps", "1", "--limit_val_batches", "1", "--num_sanity_val_steps", "0"]
+
+
+def commands(page):
+    """The commands of a page's `sh` blocks, as words, without comments and environments."""
+    blocks = re.findall(r"```sh\n(.*?)```", page.read_text(), flags=re.DOTALL)
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+ALL = [(page.name, words) for page in PAGES for words in commands(page)]
+MADE = [words for _, words in ALL if words[0] == "make"]
+TRAINED = [words for _, words in ALL if words[1:2] == ["main.py"]]
+
+
+def is_for_gpus(words):
+    """Whether a command names devices that a machine without a GPU does not have."""
+    return "--gpus" in words and words[words.index("--gpus") + 1] != "cpu"
+
+
+def named(value):
+    return value if isinstance(value, str) else " ".join(value)
+
+
+def test_every_command_is_of_a_kind_that_is_tested():
+    for page, words in ALL:
+        is_known = words[0] == "make" or (words[0] == "python" and words[1].endswith(".py"))
+        assert is_known, f"{page}: {' '.join(words)}"
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
+@pytest.mark.parametrize("words", MADE, ids=named)
+def test_make_knows_the_target(words):
+    done = subprocess.run([words[0], "-n", *words[1:]], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert ".venv/bin" in done.stdout
+
+
+@pytest.mark.parametrize("words", TRAINED, ids=named)
+def test_a_training_command_has_valid_flags(words):
+    parse(words[2:])
+
+
+class Reader:
+    """Someone who follows the pages from top to bottom, with names of their own for the blanks."""
+
+    def __init__(self, directory):
+        self.directory = directory
+        self.photographs = directory / "photographs"
+        mixed_directory(self.photographs)
+        self.captions = directory / "captions.txt"
+        self.captions.write_text("a small red circle on white\n")
+        self.runs = {}
+
+    def run(self, words):
+        """Do what a line says; it succeeds."""
+        arguments = [self.filled(word) for word in words[2:]]
+        if words[1] == "main.py":
+            self.train(arguments)
+        else:
+            script = runpy.run_path(words[1])
+            name = words[1].removeprefix("scripts/").removesuffix(".py")
+            script[name]([*arguments, "--out", str(self.directory / name), "--steps", "2"])
+            assert (self.directory / name / "grid.png").is_file()
+
+    def train(self, arguments, name=None):
+        """Run the training command on narrow networks for a step."""
+        args = parse(arguments)
+        short = [*SHORT, "--gpus", "cpu", "--logdir", str(self.directory / "logs")]
+        if args.resume:
+            short[1] = "2"
+        else:
+            config = plain(ROOT / args.base[0])
+            short += [*shrunk(config, self.photographs), *previews_in_two_steps(config)]
+        assert main([*short, *arguments]) == 0
+        if args.train and not args.resume:
+            name = name or {"autoencoder-kl-f8": "FIRST", "ldm-kl-f8": "SECOND"}.get(
+                args_stem(args)
+            )
+            newest = max((self.directory / "logs").iterdir(), key=lambda path: path.stat().st_mtime)
+            self.runs[name] = str(newest)
+
+    def filled(self, word):
+        """A word of a command with its blanks filled in."""
+        for name, run in self.runs.items():
+            if name is not None:
+                word = re.sub(rf"(logs/)?\b{name}\b", run, word)
+        word = re.sub(r"\bDIR\b", str(self.photographs), word)
+        return word.replace("CONFIG.yaml", TINY).replace("captions.txt", str(self.captions))
+
+
+def args_stem(args):
+    """The name of the first configuration, without its directory and ending."""
+    return args.base[0].rpartition("/")[2].removesuffix(".yaml")
+
+
+@pytest.mark.slow
+def test_the_commands_of_every_page_work_from_top_to_bottom(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    reader = Reader(tmp_path)
+    reader.train(["-t", "-b", "configs/tiny/ldm-text.yaml"], name="TEXT")
+    reader.train(["-t", "-b", "configs/tiny/ldm-class.yaml"], name="CLASS")
+    for page, words in ALL:
+        if words[0] == "make" or is_for_gpus(words):
+            continue
+        # where a page leaves the run open, it is one that the command is for
+        kind = "TEXT" if "txt2img.py" in words[1] else "CLASS" if "--classes" in words else "SECOND"
+        reader.run([re.sub(r"^RUN$", f"logs/{kind}", word) for word in words])
+        assert page
