@@ -3,10 +3,10 @@ VENV := .venv
 PY := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test check bench clean
+.PHONY: help quickstart test test-fast check bench clean
 
 help: ## List the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 $(VENV)/installed: setup.py
 	test -x $(PY) || python3 -m venv $(VENV)
@@ -17,8 +17,12 @@ $(VENV)/installed: setup.py
 quickstart: $(VENV)/installed ## Train both stages on drawn scenes, sample, score: about ten minutes on two cores
 	$(PY) scripts/quickstart.py
 
+# one process per core, of which four are enough: each test runs on one thread
 test: $(VENV)/installed ## Run the tests: no GPU, no network
-	$(PY) -m pytest
+	$(PY) -m pytest -n auto --maxprocesses 4 --dist worksteal
+
+test-fast: $(VENV)/installed ## Run the tests that train nothing
+	$(PY) -m pytest -n auto --maxprocesses 4 --dist worksteal -m 'not slow'
 
 check: $(VENV)/installed ## Lint, types, import contracts, spelling
 	$(PY) -m ruff format --check . && $(PY) -m ruff check .
