@@ -1,13 +1,9 @@
 """One process, two processes and accumulation train the same first stage."""
 
-import os
-import socket
-
 import pytest
 import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from pytorch_lightning.strategies import DDPStrategy
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -15,6 +11,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 
 from ldm.models.optim import average_gradients
 from tests.models.first_stages import FAMILY, Images, collate
+from tests.models.processes import in_two_processes
 
 pytestmark = [
     pytest.mark.slow,
@@ -81,27 +78,6 @@ def fit(rank, world, kind, accumulate, path):
     assert record.reductions == []  # gradients are averaged once, by the module
     if rank == 0:
         torch.save({"weights": model.state_dict(), "losses": record.rows}, path)
-
-
-def in_two_processes(function, *arguments):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.start_processes(_in_group, args=(port, function, arguments), nprocs=2, start_method="spawn")
-
-
-def _in_group(rank, port, function, arguments):
-    os.environ |= {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "WORLD_SIZE": "2",
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "LOCAL_WORLD_SIZE": "2",
-        "GROUP_RANK": "0",
-        "TORCHELASTIC_RUN_ID": "test",  # tells Lightning that the processes are there
-    }
-    function(rank, 2, *arguments)
 
 
 @pytest.fixture(scope="module", params=list(FAMILY))
