@@ -76,7 +76,7 @@ class Case:
 def raw(name, shape):
     """Float64 standard normal numbers that depend on the name alone."""
     seed = zlib.crc32(name.encode()) & 0xFFFFFFFF
-    return np.asarray(np.random.RandomState(seed).standard_normal(tuple(shape)))  # noqa: NPY002
+    return np.asarray(np.random.RandomState(seed).standard_normal(tuple(shape)))
 
 
 def rule_weight(key, shape):
