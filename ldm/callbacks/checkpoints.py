@@ -130,7 +130,9 @@ class LastCheckpoint(pl.Callback):
         if (batch_idx + 1) % accumulation(trainer) and not trainer.is_last_batch:
             return
         step = trainer.global_step
-        if step // self.every_n_steps != self._saved_at // self.every_n_steps:
+        # the end is saved here, where a longer run would pass by, and not after it
+        is_end = trainer.should_stop or step == trainer.max_steps
+        if is_end or step // self.every_n_steps != self._saved_at // self.every_n_steps:
             self._save(trainer)
         self._answer_signals(trainer, step)
 
@@ -153,8 +155,9 @@ class LastCheckpoint(pl.Callback):
             self._save(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save the end."""
-        self._save(trainer)
+        """Save the end, unless it has been."""
+        if self._saved_at != trainer.global_step:
+            self._save(trainer)
         self._is_training = False
 
     def on_exception(

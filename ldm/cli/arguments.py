@@ -44,6 +44,7 @@ TRAINER_FLAGS = (
     "enable_checkpointing",
     "enable_progress_bar",
     "enable_model_summary",
+    "enable_autolog_hparams",
     "accumulate_grad_batches",
     "gradient_clip_val",
     "gradient_clip_algorithm",
@@ -170,7 +171,7 @@ def parse_devices(text: str) -> Devices:
     return Devices("gpu", numbers if "," in text else numbers[0])
 
 
-_OVERRIDE = re.compile(r"\w+(\.\w+)+=")
+_OVERRIDE = re.compile(r"\w+(\.\w+)*=")
 _UNDERSCORED = ("scale_lr", "resume_from_checkpoint")
 _TAKES_TEXT = ("-n", "--name", "-f", "--postfix", "-l", "--logdir", "-p", "--project")
 

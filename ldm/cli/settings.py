@@ -36,7 +36,7 @@ def settings(args: Arguments, run: RunDir) -> dict[str, Any]:
     if args.gpus is not None:
         trainer["gpus"] = args.gpus
     model = config["model"]
-    if not args.scale_lr and "base_learning_rate" in model:
+    if not args.scale_lr and model.get("base_learning_rate") is not None:
         model["learning_rate"] = model.pop("base_learning_rate")
     return config
 
@@ -60,7 +60,7 @@ def _require_blocks(config: Mapping[str, Any], args: Arguments) -> None:
     model = config["model"]
     if not isinstance(model, dict):
         raise ConfigError(f"model: expected a mapping, got {model!r}")
-    rates = [key for key in ("base_learning_rate", "learning_rate") if key in model]
+    rates = [key for key in ("base_learning_rate", "learning_rate") if model.get(key) is not None]
     if len(rates) != 1:
         raise ConfigError(
             "model: give one of base_learning_rate (scaled by devices x batch size x accumulation) "

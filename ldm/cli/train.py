@@ -151,7 +151,7 @@ def _learning_rate(
     """The rate per optimizer step; its equation is shown."""
     from ldm.models.optim import scaled_learning_rate
 
-    if "learning_rate" in block:
+    if block.get("learning_rate") is not None:
         log.info("lr = %g (as given)", block["learning_rate"])
         return float(block["learning_rate"])
     accumulate = getattr(model, "accumulate_grad_batches", trainer.accumulate_grad_batches)

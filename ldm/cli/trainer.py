@@ -37,6 +37,16 @@ _NOISE = (
 )
 
 
+# published: weights of the past, kept if the YAML has a callback of this name
+HISTORY = "metrics_over_trainsteps_checkpoint"
+HISTORY_PARAMS = {
+    "filename": "{epoch:06}-{step:09}",
+    "save_top_k": -1,
+    "every_n_train_steps": 10000,
+    "save_weights_only": True,
+}
+
+
 def make_quiet() -> None:
     """Keep Lightning's tips, greetings and self-reproaches off the terminal."""
     for name in ("pytorch_lightning", "lightning_fabric"):
@@ -165,7 +175,7 @@ def _checkpoints(block: Any, run: RunDir, monitor: str | None) -> list[Callback]
 
 
 def _callbacks(block: Mapping[str, Any], run: RunDir) -> list[Callback]:
-    """The default callbacks, each replaced or adjusted by one of the same name in the YAML."""
+    """The default callbacks, each replaced, adjusted or (by `null`) left out in the YAML."""
     defaults: dict[str, dict[str, Any]] = {
         "image_logger": {
             "target": f"{ImageLogger.__module__}.ImageLogger",
@@ -177,21 +187,16 @@ def _callbacks(block: Mapping[str, Any], run: RunDir) -> list[Callback]:
         },
         "throughput": {"target": f"{Throughput.__module__}.Throughput", "params": {}},
     }
-    if (
-        name := "metrics_over_trainsteps_checkpoint"
-    ) in block:  # published: only if it is asked for
-        defaults[name] = {
+    if HISTORY in block:
+        directory = str(run.checkpoints / "trainstep_checkpoints")
+        defaults[HISTORY] = {
             "target": "pytorch_lightning.callbacks.ModelCheckpoint",
-            "params": {
-                "dirpath": str(run.checkpoints / "trainstep_checkpoints"),
-                "filename": "{epoch:06}-{step:09}",
-                "save_top_k": -1,
-                "every_n_train_steps": 10000,
-                "save_weights_only": True,
-            },
+            "params": {"dirpath": directory, **HISTORY_PARAMS},
         }
     for name, given in block.items():
-        given = given or {}
+        if given is None:
+            defaults.pop(name, None)
+            continue
         merged = defaults.get(name, {"params": {}}) | {
             k: v for k, v in given.items() if k == "target"
         }

@@ -1,0 +1,43 @@
+"""Callbacks that interrupt training at a known batch; a configuration can name them."""
+
+import os
+import signal
+from typing import Any
+
+import pytorch_lightning as pl
+
+
+class SignalAt(pl.Callback):
+    """Sends this process a signal while a batch is being worked on.
+
+    number: of the signal.  batch: counted from 1.  validation: count batches of validation.
+    """
+
+    def __init__(self, number: int, batch: int, validation: bool = False) -> None:
+        self.number, self.batch, self.validation = number, batch, validation
+        self.seen = 0
+
+    def _count(self) -> None:
+        self.seen += 1
+        if self.seen == self.batch:
+            os.kill(os.getpid(), signal.Signals(self.number))
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        if not self.validation:
+            self._count()
+
+    def on_validation_batch_start(self, *_: Any) -> None:
+        if self.validation:
+            self._count()
+
+
+class RaiseAt(pl.Callback):
+    """Raises at the end of a batch, counted from 1."""
+
+    def __init__(self, batch: int) -> None:
+        self.batch, self.seen = batch, 0
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.seen += 1
+        if self.seen == self.batch:
+            raise RuntimeError("the callback's own error")

@@ -1,0 +1,157 @@
+import re
+
+import pytest
+
+from ldm.cli.arguments import parse
+from ldm.cli.rundir import RunDir, new_run, resume_run, taken_back_on_error
+from ldm.cli.settings import DEFAULT_SEED, settings
+from ldm.config import ConfigError
+from tests.cli.runs import first_stage, write
+
+
+@pytest.fixture
+def read(tmp_path):
+    """The settings of a small run with more words on its command line."""
+
+    def read(*words, **blocks):
+        path = write(tmp_path / "config.yaml", first_stage() | blocks)
+        return settings(parse(["-b", path, *words]), RunDir(tmp_path / "run", "now"))
+
+    return read
+
+
+def test_the_seed_is_the_flag_or_the_configuration_or_23(read):
+    assert read()["data"]["params"]["seed"] == DEFAULT_SEED == 23
+    assert read("data.params.seed=5")["data"]["params"]["seed"] == 5
+    assert read("data.params.seed=5", "-s", "0")["data"]["params"]["seed"] == 0
+
+
+def test_flags_of_the_trainer_win_over_the_configuration(read):
+    trainer = read("--max_steps", "3", "lightning.trainer.max_steps=4", "--gpus", "0,")
+    assert trainer["lightning"]["trainer"]["max_steps"] == 3
+    assert trainer["lightning"]["trainer"]["gpus"] == "0,"
+    assert trainer["lightning"]["trainer"]["precision"] == "32-true"
+
+
+def test_a_configuration_without_a_lightning_block_gets_one(read):
+    assert read(lightning=None)["lightning"] == {"trainer": {}}
+
+
+def test_a_rate_that_is_not_scaled_is_recorded_as_such(read):
+    model = first_stage()["model"]
+    rate = model.pop("learning_rate")
+    model["base_learning_rate"] = rate
+    assert "base_learning_rate" in read(model=model)["model"]
+    unscaled = read("--scale_lr", "false", model=model)["model"]
+    assert unscaled["learning_rate"] == rate
+    assert "base_learning_rate" not in unscaled
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["model.base_learning_rate=1.0"], "base_learning_rate and learning_rate"),
+        (["data=null"], "no `data:` block"),
+        (["lightning.trainer=3"], "lightning.trainer: expected a mapping, got 3"),
+        (["data.params=3"], "data.params: expected a mapping, got 3"),
+    ],
+)
+def test_blocks_that_are_missing_or_of_another_kind_are_named(read, words, expected):
+    with pytest.raises(ConfigError, match=re.escape(expected)):
+        read(*words)
+
+
+def test_a_new_run_is_named_after_its_time_its_configuration_and_a_postfix(tmp_path):
+    run = new_run(str(tmp_path), None, ["configs/ffhq.yaml", "more.yaml"], "_b")
+    assert run.path == tmp_path / f"{run.now}_ffhq_b"
+    assert new_run(str(tmp_path), "mine", ["configs/ffhq.yaml"], "").path.name.endswith("_mine")
+    assert not run.path.exists()
+
+
+def test_runs_of_the_same_second_have_directories_of_their_own(tmp_path):
+    paths = set()
+    for _ in range(3):
+        run = new_run(str(tmp_path), "x", [], "")
+        run.path.mkdir()
+        paths.add(run.path)
+    assert len(paths) == 3
+
+
+def test_processes_of_one_run_share_its_directory(tmp_path, monkeypatch):
+    first = new_run(str(tmp_path), "x", [], "")
+    first.path.mkdir()
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert new_run(str(tmp_path), "x", [], "") == first
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run directory with configurations of two starts and checkpoints."""
+    run = RunDir(tmp_path / "run", "1")
+    for directory in (run.checkpoints, run.configs):
+        directory.mkdir(parents=True)
+    for name in ("1-project", "2-project", "1-lightning", "2-lightning", "2-environment"):
+        (run.configs / f"{name}.yaml").write_text("{}")
+    for name in ("last", "epoch=000001"):
+        (run.checkpoints / f"{name}.ckpt").touch()
+    return run
+
+
+def test_a_run_is_found_by_its_directory_or_a_checkpoint(run):
+    assert resume_run(str(run.path)).resume_from == run.checkpoints / "last.ckpt"
+    best = run.checkpoints / "epoch=000001.ckpt"
+    assert resume_run(str(best)).resume_from == best
+    assert resume_run(str(best)).path == run.path
+
+
+def test_configurations_of_a_run_are_read_oldest_first(run):
+    names = [path.stem for path in resume_run(str(run.path)).config_files()]
+    assert names == ["1-lightning", "1-project", "2-lightning", "2-project"]
+
+
+def test_what_is_no_run_is_explained(run):
+    with pytest.raises(ConfigError, match=r"did you mean .*run"):
+        resume_run(str(run.path.with_name("rum")))
+    with pytest.raises(ConfigError, match=r"expected a run directory or a \.ckpt"):
+        resume_run(str(run.configs / "1-project.yaml"))
+    (run.checkpoints / "last.ckpt").unlink()
+    with pytest.raises(ConfigError, match=r"no checkpoints/last\.ckpt .* epoch=000001\.ckpt"):
+        resume_run(str(run.path))
+
+
+def test_the_directory_of_a_start_that_failed_is_taken_back(tmp_path):
+    fail(RunDir(tmp_path / "logs" / "run", "now"), "configs/a.yaml")
+    assert not (tmp_path / "logs").exists()
+
+
+def test_the_directory_of_a_run_with_a_checkpoint_stays(tmp_path):
+    fail(RunDir(tmp_path / "logs" / "run", "now"), "checkpoints/last.ckpt")
+    assert (tmp_path / "logs" / "run" / "checkpoints" / "last.ckpt").exists()
+
+
+def test_another_run_in_the_same_place_stays(tmp_path):
+    fail(RunDir(tmp_path / "logs" / "run", "now"), "../other/a.yaml")
+    assert [path.name for path in (tmp_path / "logs").iterdir()] == ["other"]
+
+
+def fail(run, file):
+    """Write a file, then fail as a start does."""
+
+    def start():
+        with taken_back_on_error(run):
+            run.path.mkdir(parents=True)
+            path = run.path / file
+            path.parent.mkdir(parents=True)
+            path.touch()
+            raise ConfigError("too late")
+
+    with pytest.raises(ConfigError, match="too late"):
+        start()
+
+
+def test_a_directory_that_was_there_before_is_never_taken_back(run):
+    for checkpoint in run.checkpoints.iterdir():
+        checkpoint.unlink()
+    with pytest.raises(ConfigError), taken_back_on_error(run):
+        raise ConfigError("late")
+    assert run.configs.exists()
