@@ -1,7 +1,5 @@
 """Training of the second stage: what moves, how often, and what it is given."""
 
-import logging
-
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -102,6 +100,7 @@ def test_frozen_parts_stay_in_evaluation_mode():
     assert latent(by_class()).train().cond_stage_model.training
 
 
+@pytest.mark.slow
 def test_the_loss_of_one_repeated_batch_falls():
     model = latent(by_class())
     model.learning_rate = 1e-3
@@ -252,11 +251,10 @@ def test_the_scale_of_a_data_set_that_only_iterates_is_measured_too():
     assert torch.equal(streamed.scale_factor, indexed.scale_factor)
 
 
-def test_a_measured_scale_is_said_once(caplog):
+def test_a_measured_scale_is_said_once(caplog_ldm):
     model = latent(first_stage_config=kl(), scale_by_std=True)
-    with caplog.at_level(logging.INFO):
-        model.measure_scale([batch(side=8)])
-    assert "latents have standard deviation" in caplog.text
+    model.measure_scale([batch(side=8)])
+    assert caplog_ldm.text.count("latents have standard deviation") == 1
 
 
 # no waiting for the device

@@ -174,3 +174,11 @@ def test_examples_without_an_identity_are_validated_too():
     loaded = torch.utils.data.DataLoader(Pictures(6), 4, collate_fn=nameless)
     first, second = (trainer().validate(model, loaded, verbose=False) for _ in range(2))
     assert first == second
+
+
+def test_a_test_is_a_validation_under_another_name():
+    model = latent(by_class())
+    (tested,) = trainer().test(model, loader(6), verbose=False)
+    assert {f"val/{name.removeprefix('test/')}": value for name, value in tested.items()} == (
+        validated(model)
+    )
