@@ -32,6 +32,8 @@ _NOISE = (
     r".*does not have many workers",  # `num_workers` is chosen by the data module, or by the user
     r"Checkpoint directory .* exists and is not empty",  # as it does when a run is resumed
     r"The number of training batches .* is smaller than the logging interval",
+    r"The dirpath has changed from",  # as it does with --resume_from_checkpoint
+    r"Using ModelCheckpoint with manual optimization",  # weights after the step are what is meant
     r"Found \d+ module\(s\) in eval mode",  # the frozen first stage
     r"`ModelCheckpoint\(monitor=.*could not find the monitored key",  # MonitorCheck knows better
 )
@@ -71,7 +73,8 @@ def trainer_options(block: Mapping[str, Any]) -> dict[str, Any]:
         options |= {"accelerator": devices.accelerator, "devices": devices.devices}
     options.setdefault("accelerator", "auto")
     options.setdefault("devices", 1)
-    options.setdefault("precision", _default_precision(options["accelerator"]))
+    if options.get("precision") is None:
+        options["precision"] = _default_precision(options["accelerator"])
     if options["accelerator"] != "cpu" and not options.get("deterministic"):
         options.setdefault("benchmark", True)  # images are of one size
     if not {"max_steps", "max_epochs", "max_time"} & options.keys():
@@ -126,8 +129,12 @@ def build_trainer(
         "enable_model_summary": False,
         **options,
     }
-    plain = arguments.get("fast_dev_run") or arguments.get("barebones")
-    callbacks = _callbacks(lightning.get("callbacks") or {}, run)
+    # a trial run: nothing is written
+    plain = bool(arguments.get("fast_dev_run") or arguments.get("barebones"))
+    callbacks: list[Callback] = [SeededSteps(record.seed)]
+    callbacks += _callbacks(lightning.get("callbacks") or {}, run, plain=plain)
+    if not plain:
+        callbacks.insert(0, record)
     if not plain and arguments.setdefault("enable_checkpointing", True):
         callbacks += _checkpoints(lightning.get("modelcheckpoint"), run, monitor)
     if arguments.pop("enable_progress_bar", True) and not plain:
@@ -135,7 +142,7 @@ def build_trainer(
     try:
         return pl.Trainer(
             **arguments,
-            callbacks=[record, SeededSteps(record.seed), *callbacks],
+            callbacks=callbacks,
             logger=[] if plain else _loggers(lightning.get("logger"), run),
             plugins=[AtomicCheckpointIO()],
         )
@@ -174,9 +181,8 @@ def _checkpoints(block: Any, run: RunDir, monitor: str | None) -> list[Callback]
     return [MonitorCheck(monitor), best, last]
 
 
-def _callbacks(block: Mapping[str, Any], run: RunDir) -> list[Callback]:
-    """The default callbacks, each replaced, adjusted or (by `null`) left out in the YAML."""
-    defaults: dict[str, dict[str, Any]] = {
+def _default_callbacks(run: RunDir) -> dict[str, Any]:
+    return {
         "image_logger": {
             "target": f"{ImageLogger.__module__}.ImageLogger",
             "params": {"directory": str(run.path / "images")},
@@ -187,22 +193,30 @@ def _callbacks(block: Mapping[str, Any], run: RunDir) -> list[Callback]:
         },
         "throughput": {"target": f"{Throughput.__module__}.Throughput", "params": {}},
     }
+
+
+def _callbacks(block: Mapping[str, Any], run: RunDir, *, plain: bool) -> list[Callback]:
+    """The default callbacks, each replaced, adjusted or (by `null`) left out in the YAML.
+
+    plain: only those that the YAML adds.
+    """
+    defaults = _default_callbacks(run)
+    configs = dict(defaults)
     if HISTORY in block:
         directory = str(run.checkpoints / "trainstep_checkpoints")
-        defaults[HISTORY] = {
+        configs[HISTORY] = {
             "target": "pytorch_lightning.callbacks.ModelCheckpoint",
             "params": {"dirpath": directory, **HISTORY_PARAMS},
         }
     for name, given in block.items():
         if given is None:
-            defaults.pop(name, None)
+            configs.pop(name, None)
             continue
-        merged = defaults.get(name, {"params": {}}) | {
-            k: v for k, v in given.items() if k == "target"
-        }
-        merged["params"] = merged["params"] | (given.get("params") or {})
-        defaults[name] = merged
+        default = configs.get(name, {"params": {}})
+        params = default["params"] | (given.get("params") or {})
+        configs[name] = default | given | {"params": params}
     return [
-        instantiate_from_config(each, path=f"lightning.callbacks.{name}")
-        for name, each in defaults.items()
+        instantiate_from_config(config, path=f"lightning.callbacks.{name}")
+        for name, config in configs.items()
+        if not (plain and name in defaults)
     ]
