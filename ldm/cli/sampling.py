@@ -28,6 +28,7 @@ from ldm.samplers.ddim import DDIM
 
 __all__ = [
     "caption_entries",
+    "check_flags",
     "draw_all",
     "draw_and_write",
     "label_entries",
@@ -75,27 +76,52 @@ def run_script(script: Callable[[Sequence[str]], None], argv: Sequence[str] | No
     return 0
 
 
+def check_flags(args: argparse.Namespace) -> None:
+    """Raise ConfigError for a number out of range."""
+    for name, least in (("n", 1), ("batch_size", 1), ("seed", 0), ("steps", 1), ("eta", 0)):
+        if getattr(args, name) < least:
+            flag = name.replace("_", "-")
+            raise ConfigError(f"--{flag} {getattr(args, name)}: expected {least} or more")
+
+
 def load_model(args: argparse.Namespace) -> Any:
     """The model of a run with the weights of its checkpoint, ready to draw.
 
     Raises ConfigError: no such run, no checkpoint, a checkpoint of another model, no such device.
     """
+    check_flags(args)
     for package in args.trust:
         trust(package)
-    run = resume_run(args.run)
-    files = [args.config] if args.config else [p for p in run.config_files() if "project" in p.name]
-    if not files:
-        raise ConfigError(f"{args.run}: no configs/*-project.yaml beside it; give --config YAML")
+    checkpoint, files = _files(args)
     config = to_plain(load(files))
+    if not isinstance(config.get("model"), Mapping):
+        raise ConfigError(f"{files[-1]}: there is no `model:` block")
     check({"model": config["model"]})
-    block = {key: config["model"][key] for key in ("target", "params")}
-    block["params"] = _without_checkpoints(block["params"])
+    block = {key: config["model"][key] for key in ("target", "params") if key in config["model"]}
+    block["params"] = _without_checkpoints(block.get("params") or {})
+    device = _device(args.device)
     model = instantiate_from_config(block, path="model")
     if not hasattr(model, "sample"):
-        raise ConfigError(f"{args.run}: {type(model).__name__} draws nothing; see reconstruct.py")
+        raise ConfigError(
+            f"{args.run}: holds a {type(model).__name__}, a first stage, which draws nothing by "
+            "itself; give the run of a diffusion model that was trained on it"
+        )
+    restore_weights(model, checkpoint)
+    return model.to(device).eval()
+
+
+def _files(args: argparse.Namespace) -> tuple[Path, list[Path]]:
+    """The checkpoint, and the configuration that describes its model."""
+    if args.config and not Path(args.run).is_dir():
+        return Path(args.run), [Path(args.config)]
+    run = resume_run(args.run)
+    files = [path for path in run.config_files() if "project" in path.name]
+    if args.config:
+        files = [Path(args.config)]
+    if not files:
+        raise ConfigError(f"{args.run}: no configs/*-project.yaml beside it; give --config YAML")
     assert run.resume_from is not None
-    restore_weights(model, run.resume_from)
-    return model.to(_device(args.device)).eval()
+    return run.resume_from, files
 
 
 def _without_checkpoints(value: Any) -> Any:
@@ -124,7 +150,10 @@ def caption_entries(model: Any, captions: Sequence[str]) -> dict[str, list[str]]
     """
     keys = [p.key for p in model.conditioner.parts if isinstance(p.embedder, READS_TEXT)]
     if not keys:
-        raise ConfigError("this model was not trained on captions; draw with scripts/sample.py")
+        raise ConfigError(
+            f"this model has no encoder of captions (it draws from {_conditions(model)}); "
+            "draw with scripts/sample.py"
+        )
     return {key: list(captions) for key in keys}
 
 
@@ -138,19 +167,30 @@ def label_entries(
     parts = model.conditioner.parts
     tables = [part for part in parts if isinstance(part.embedder, ClassEmbedder)]
     if len(tables) < len(parts):
-        needed = ", ".join(part.key for part in parts)
-        raise ConfigError(f"this model draws from {needed}; captions are drawn by txt2img.py")
-    if (classes is None) != (not tables):
         raise ConfigError(
-            "--classes: this model has none" if classes else "--classes LABEL ... is needed"
+            f"this model draws from {_conditions(model)}; captions are drawn by scripts/txt2img.py"
         )
     if classes is None:
+        if tables:
+            last = tables[0].embedder.null_label
+            raise ConfigError(f"--classes is needed: labels 0 to {last}, of {tables[0].key}")
         return None
+    if not tables:
+        raise ConfigError(f"--classes {_spaced(classes)}: this model was trained without classes")
     (part,) = tables
     if not all(0 <= label <= part.embedder.null_label for label in classes):
-        raise ConfigError(f"--classes {classes}: expected labels 0 to {part.embedder.null_label}")
+        last = part.embedder.null_label
+        raise ConfigError(f"--classes {_spaced(classes)}: expected labels 0 to {last}")
     labels = torch.tensor(list(classes), device=model.device).repeat_interleave(each)
     return {part.key: labels}
+
+
+def _conditions(model: Any) -> str:
+    return ", ".join(part.key for part in model.conditioner.parts) or "nothing"
+
+
+def _spaced(values: Sequence[int]) -> str:
+    return " ".join(map(str, values))
 
 
 def read_captions(prompts: Sequence[str], path: str | None) -> list[str]:
@@ -177,11 +217,12 @@ def draw_and_write(
     entries: what each is drawn from, as a batch of the data would hold it. It is recorded in the
         PNG, with the seed and the options.
     """
+    images = draw_all(model, args, seeds, entries)
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     options = {key: getattr(args, key) for key in ("run", "steps", "scale", "eta", "weights")}
     shown = []
-    for index, image in enumerate(draw_all(model, args, seeds, entries)):
+    for index, image in enumerate(images):
         given = {key: _plain(values[index]) for key, values in (entries or {}).items()}
         _save(image, out / f"{index:05}.png", {"seed": seeds[index], **given, **options})
         if index < GRID_LIMIT:
@@ -197,23 +238,27 @@ def draw_all(
     seeds: Sequence[int],
     entries: Mapping[str, Sequence[Any] | torch.Tensor] | None = None,
 ) -> Iterator[NDArray[np.uint8]]:
-    """Images (H, W, C) uint8, one per seed, with a bar that shows the time left."""
-    with (
-        tqdm(total=len(seeds), unit="image", disable=len(seeds) == 1) as bar,
-        _autocast(model.device, args.precision),
-    ):
-        yield from draw(
-            model,
-            seeds,
-            entries,
-            batch_size=args.batch_size,
-            progress=bar.update,
-            steps=_steps(args.steps, model),
-            scale=args.scale,
-            size=_latent_size(args.size, model),
-            weights=args.weights,
-            sampler=DDIM(eta=args.eta),
-        )
+    """Images (H, W, C) uint8, one per seed, with a bar that shows the time left.
+
+    Raises ConfigError at once for steps or a size that the model cannot take.
+    """
+    options = {
+        "batch_size": args.batch_size,
+        "steps": _steps(args.steps, model),
+        "scale": args.scale,
+        "size": _latent_size(args.size, model),
+        "weights": args.weights,
+        "sampler": DDIM(eta=args.eta),
+    }
+
+    def images() -> Iterator[NDArray[np.uint8]]:
+        with (
+            tqdm(total=len(seeds), unit="image", disable=len(seeds) == 1) as bar,
+            _autocast(model.device, args.precision),
+        ):
+            yield from draw(model, seeds, entries, progress=bar.update, **options)
+
+    return images()
 
 
 def sheet(images: Sequence[NDArray[np.uint8]], columns: int) -> NDArray[np.uint8]:
