@@ -2,6 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from ldm.nets import linear as module
 from ldm.nets.linear import Conv3x3, Linear, Pointwise, linear, on_tokens, prefers_convolution
 
 # sums of at most 300 products in another order
@@ -14,6 +15,7 @@ def outputs_and_gradients(function, x, *parameters):
     return [out, *torch.autograd.grad(out, (x, *parameters), cotangent)]
 
 
+@pytest.mark.usefixtures("_on_amd")
 @pytest.mark.parametrize("shape", [(5,), (7, 5), (2, 9, 5), (128, 40), (2, 256, 24), (3, 160, 300)])
 def test_linear_equals_the_matrix_product(shape):
     x, weight, bias = torch.randn(shape), torch.randn(11, shape[-1]), torch.randn(11)
@@ -26,6 +28,12 @@ def test_linear_equals_the_matrix_product(shape):
         torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-3)
 
 
+@pytest.fixture
+def _on_amd(monkeypatch):
+    monkeypatch.setattr(module, "_is_amd", lambda: True)
+
+
+@pytest.mark.usefixtures("_on_amd")
 def test_many_rows_in_single_precision_run_as_a_convolution():
     assert prefers_convolution(torch.zeros(2, 256, 24))
     assert not prefers_convolution(torch.zeros(2, 256, 24, dtype=torch.float64))
@@ -33,6 +41,7 @@ def test_many_rows_in_single_precision_run_as_a_convolution():
     assert not prefers_convolution(torch.zeros(24))
 
 
+@pytest.mark.usefixtures("_on_amd")
 def test_the_batch_does_not_decide_how_an_example_is_computed():
     assert not prefers_convolution(torch.zeros(64, 8, 24))
     with torch.autocast("cpu", torch.bfloat16):
@@ -45,6 +54,7 @@ def test_linear_takes_tokens_that_are_not_contiguous():
     torch.testing.assert_close(layer(x), layer(x.contiguous()), **TOLERANCE)
 
 
+@pytest.mark.usefixtures("_on_amd")
 @pytest.mark.parametrize("size", [(4, 4), (40, 30)])
 def test_pointwise_convolution_equals_its_product_on_tokens(size):
     conv = Pointwise(24, 11)
@@ -55,10 +65,11 @@ def test_pointwise_convolution_equals_its_product_on_tokens(size):
     torch.testing.assert_close(tokens.transpose(1, 2).reshape(want.shape), want, **TOLERANCE)
 
 
+@pytest.mark.parametrize("kind", [Conv3x3, Pointwise])
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("size", [(4, 4), (2, 8), (12, 10)])
-def test_convolution_in_half_precision_equals_single_precision(batch, size):
-    conv, x = Conv3x3(16, 8), torch.randn(batch, 16, *size)
+def test_convolution_in_half_precision_equals_single_precision(kind, batch, size):
+    conv, x = kind(16, 8), torch.randn(batch, 16, *size)
     want = conv(x)
     with torch.autocast("cpu", torch.bfloat16):
         got = conv(x.bfloat16())
