@@ -55,6 +55,17 @@ def test_only_the_network_and_its_average_move():
     assert moved(model, before) == {"model", "model_ema"}
 
 
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_gradients_are_clipped_beside_a_fused_optimizer(precision):
+    config = {"target": "torch.optim.SGD", "params": {"lr": 1.0, "fused": True}}
+    model = pixel(use_ema=False, optimizer_config=config)
+    before = snapshot(model)
+    trained(model, 1, gradient_clip_val=1e-2, precision=precision)
+    after = snapshot(model)
+    moves = torch.stack([(after[name] - before[name]).norm() for name in before])
+    assert moves.norm().item() == pytest.approx(1e-2, rel=1e-3)
+
+
 def test_a_trained_conditioner_moves_with_the_network():
     model = latent(by_class())
     before = snapshot(model)

@@ -29,7 +29,7 @@ from ldm.models.diffusion.published import PublishedMethods
 from ldm.models.diffusion.scale import first_batches, measured_scale
 from ldm.models.diffusion.validation import LossByTime
 from ldm.models.ema import EMA
-from ldm.models.optim import build_optimizer, build_schedule
+from ldm.models.optim import build_optimizer, build_schedule, clip_gradients
 from ldm.models.restore import restore_weights
 from ldm.samplers.base import Callback, Sampler
 from ldm.tensor import sent_to, to_image_tensor
@@ -178,6 +178,14 @@ class DDPM(PublishedMethods, pl.LightningModule):
         if (self.global_step + 1) % every == 0:
             gradients = [p.grad for p in self.parameters() if p.grad is not None]
             self.log("train/grad_norm", torch.nn.utils.get_total_norm(gradients))
+
+    def configure_gradient_clipping(self, optimizer: Optimizer, **limits: Any) -> None:  # type: ignore[override]
+        """Clip here what is not scaled: Lightning does not clip for a fused optimizer."""
+        if self.trainer.precision == "16-mixed":
+            super().configure_gradient_clipping(optimizer, **limits)
+            return
+        value, algorithm = limits["gradient_clip_val"], limits["gradient_clip_algorithm"]
+        clip_gradients(self.learned_parameters(), value, algorithm or "norm")
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """One optimizer step, then one update of the average."""
