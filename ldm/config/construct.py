@@ -48,19 +48,23 @@ def build(value: object, *, path: str = "") -> Built:
     """A configuration with everything inside it built, innermost first; an object as it is.
 
     value: a mapping with `target` becomes its object; other mappings and lists keep their form;
-        the published markers give None.
+        a published marker gives None, but inside of something it stays, for that to read.
     path: of `value` in its file, for the error message.
     """
     value = to_plain(value)
+    return None if isinstance(value, str) and value in _MARKERS else _built(value, path)
+
+
+def _built(value: object, path: str) -> Built:
     inside = f"{path}." if path else ""
     if isinstance(value, Mapping) and "target" in value:
-        params = build(value.get("params") or {}, path=f"{inside}params")
+        params = _built(value.get("params") or {}, f"{inside}params")
         return _call(value["target"], params, path, {})
     if isinstance(value, Mapping):
-        return {key: build(item, path=f"{inside}{key}") for key, item in value.items()}
+        return {key: _built(item, f"{inside}{key}") for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [build(item, path=f"{inside}{index}") for index, item in enumerate(value)]
-    return None if isinstance(value, str) and value in _MARKERS else value
+        return [_built(item, f"{inside}{index}") for index, item in enumerate(value)]
+    return value
 
 
 def to_plain(value: object) -> Built:

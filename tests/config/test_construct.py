@@ -54,6 +54,11 @@ def test_the_published_markers_give_nothing(marker):
     assert build(marker) is None
 
 
+def test_build_leaves_a_marker_inside_of_something_to_who_reads_it():
+    config = {"target": f"{HERE}.Recorder", "params": {"cond_stage_config": "__is_first_stage__"}}
+    assert build(config).params == {"cond_stage_config": "__is_first_stage__"}
+
+
 @pytest.mark.parametrize("params", [{}, {"params": None}, {"params": {}}])
 def test_params_may_be_left_out(params):
     assert instantiate_from_config({"target": f"{HERE}.make", **params}) == {"size": 1}
