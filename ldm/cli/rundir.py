@@ -13,7 +13,7 @@ from __future__ import annotations
 import datetime
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,11 +47,14 @@ class RunDir:
 
     def config_files(self) -> list[Path]:
         """The configurations of the run so far, oldest first."""
-        return sorted(
+        return [
             path
             for kind in ("project", "lightning")
-            for path in self.configs.glob(f"*-{kind}.yaml")
-        )
+            for path in sorted(
+                self.configs.glob(f"*-{kind}.yaml"),
+                key=lambda path: path.stem.rpartition("-")[0],
+            )
+        ]
 
 
 def _now() -> str:
@@ -67,12 +70,17 @@ def new_run(logdir: str, name: str | None, bases: Sequence[str], postfix: str) -
     """
     label = name or (Path(bases[0]).stem if bases else "")
     ending = (f"_{label}" if label else "") + postfix
-    start = _now()
-    for now in (start, *(f"{start}-{number}" for number in range(2, 100))):
-        if rank() or not (Path(logdir) / (now + ending)).exists():
-            break
-    os.environ[_TIME] = now
+    now = _unused(lambda now: (Path(logdir) / (now + ending)).exists())
     return RunDir(Path(logdir) / (now + ending), now)
+
+
+def _unused(is_taken: Callable[[str], bool]) -> str:
+    """The time, with a number after it when something else began in the same second."""
+    start = _now()
+    names = (start, *(f"{start}-{number}" for number in range(2, 100)))
+    now = next((name for name in names if rank() or not is_taken(name)), start)
+    os.environ[_TIME] = now
+    return now
 
 
 def resume_run(path: str) -> RunDir:
@@ -88,13 +96,20 @@ def resume_run(path: str) -> RunDir:
     if given.is_file():
         if given.suffix != ".ckpt":
             raise ConfigError(f"{path}: expected a run directory or a .ckpt file")
-        return RunDir(given.resolve().parent.parent, _now(), given)
+        return _resumed(given.resolve().parent.parent, given)
     last = given / "checkpoints" / "last.ckpt"
     if not last.is_file():
         others = sorted(file.name for file in last.parent.glob("*.ckpt"))
         hint = f"; it has {', '.join(others[-3:])}, name one of these" if others else ""
         raise ConfigError(f"{path}: there is no checkpoints/last.ckpt in it{hint}")
-    return RunDir(given, _now(), last)
+    return _resumed(given, last)
+
+
+def _resumed(path: Path, checkpoint: Path) -> RunDir:
+    def is_taken(now: str) -> bool:
+        return bool(list((path / "configs").glob(f"{now}-[a-z]*.yaml")))
+
+    return RunDir(path, _unused(is_taken), checkpoint)
 
 
 @contextmanager

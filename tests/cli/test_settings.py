@@ -106,7 +106,18 @@ def test_a_run_is_found_by_its_directory_or_a_checkpoint(run):
 
 def test_configurations_of_a_run_are_read_oldest_first(run):
     names = [path.stem for path in resume_run(str(run.path)).config_files()]
-    assert names == ["1-lightning", "1-project", "2-lightning", "2-project"]
+    assert names == ["1-project", "2-project", "1-lightning", "2-lightning"]
+
+
+def test_a_run_resumed_in_the_second_of_its_start_keeps_its_records(run):
+    first = resume_run(str(run.path))
+    for kind in ("project", "lightning"):
+        (run.configs / f"{first.now}-{kind}.yaml").write_text("{}")
+    second = resume_run(str(run.path))
+    assert second.now != first.now
+    (run.configs / f"{second.now}-project.yaml").write_text("{}")
+    names = [path.stem for path in second.config_files()]
+    assert names.index(f"{first.now}-project") < names.index(f"{second.now}-project")
 
 
 def test_what_is_no_run_is_explained(run):

@@ -106,14 +106,14 @@ def test_the_test_set_is_run_unless_it_is_not_wanted(place, caplog_ldm, config):
     train(["-r", str(run.path), "--no-test"])
     assert "test/" not in caplog_ldm.text
     train(["-r", str(run.path)])
-    alone = tested(caplog_ldm)
+    alone = reported(caplog_ldm)
     assert alone
     caplog_ldm.clear()
     train(["-b", path, "-t", "--max_steps", "2"])
-    assert alone.items() <= tested(caplog_ldm).items()
+    assert alone.items() <= reported(caplog_ldm).items()
 
 
-def tested(caplog):
+def reported(caplog):
     return dict(text.split(" = ") for text in caplog.messages if text.startswith("test/"))
 
 
