@@ -1,0 +1,218 @@
+"""One training step of a configuration, by this project or by diffusers.
+
+Both get the same images, losses, optimizers and averages; they differ in their networks and, for
+a first stage, in how the step goes through them. Weights are random.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ldm.benchmark.configuration import (
+    Block,
+    accept_random_lpips,
+    denoising,
+    is_first_stage,
+    without_weights,
+)
+from ldm.benchmark.peers import PeerUNet, peer_autoencoder
+from ldm.benchmark.setting import Setting
+from ldm.config import ConfigError, build, instantiate_from_config
+from ldm.diffusion.draws import KeyedDraws
+from ldm.losses.autoencoder import FirstStageLoss
+from ldm.models.ema import EMA
+from ldm.models.first_stage_step import MicroBatch, shared_gradients
+from ldm.models.optim import build_optimizer
+
+__all__ = ["PEERS", "Contender", "contender"]
+
+OURS = "ldm"
+# the other library in both memory layouts: which is the faster one depends on the machine
+PEERS = ("diffusers", "diffusers, channels last")
+_ADAMW = {"target": "torch.optim.AdamW", "params": {}}
+_RATE = 1e-6  # of the optimizers: weights stay near their random start
+
+
+class Contender(Protocol):
+    """Something that can make one optimizer step."""
+
+    def step(self) -> None:
+        """Forward, loss, backward, optimizer, average."""
+        ...
+
+
+def contender(name: str, block: Block, setting: Setting) -> Contender:
+    """A contender by name, "ldm" or one of `PEERS`, ready to step.
+
+    block: see `ldm.benchmark.configuration.model_block`.
+    Raises ConfigError when diffusers has no such network.
+    """
+    torch.manual_seed(0)
+    layout = torch.channels_last if _is_channels_last(name, setting) else torch.contiguous_format
+    if not is_first_stage(without_weights(block)):
+        return _Denoising(name, block, setting, layout)
+    if name == OURS:
+        return _Game(block, setting, layout)
+    return _PeerGame(block, setting, layout)
+
+
+def _is_channels_last(name: str, setting: Setting) -> bool:
+    return name == PEERS[1] or (name == OURS and setting.is_cuda)
+
+
+class _Denoising:
+    """A diffusion model's step; the network alone is another library's, if asked for."""
+
+    def __init__(
+        self, name: str, block: Block, setting: Setting, layout: torch.memory_format
+    ) -> None:
+        given, shapes = denoising(block)
+        if name != OURS:
+            peer = PeerUNet(given["params"]["unet_config"]["params"])
+            given["params"] = {**given["params"], "unet_config": peer}
+        self.setting = setting
+        self.model = instantiate_from_config(given, path="model").to(setting.device)
+        _randomize(self.model.model)
+        self.model.model.to(memory_format=layout)
+        if self.model.model_ema is not None:
+            self.model.model_ema = EMA(self.model.model).to(setting.device)
+        if setting.compiled:
+            self.model.compile_networks()
+        self.batch = shapes.batch(setting.batch_size, setting.device)
+        self.batch["image"] = self.batch["image"].contiguous(memory_format=layout)
+        config = given["params"].get("optimizer_config") or _ADAMW
+        self.optimizer = build_optimizer(self.model.learned_parameters(), _RATE, config)
+
+    def step(self) -> None:
+        model, z = self.model, self.batch["image"]
+        draws = KeyedDraws(range(len(z)), seed=0, device=self.setting.device)
+        with self.setting.autocast():
+            cond = model.conditioner(self.batch)
+            terms = model.objective(model.denoiser, z, cond, draws=draws, logvar=model.logvar)
+            loss = terms.total.mean()
+        loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if model.model_ema is not None:
+            model.model_ema.update(model.model)
+
+
+class _Game:
+    """A first stage's step: one pass of the autoencoder for both players."""
+
+    def __init__(self, block: Block, setting: Setting, layout: torch.memory_format) -> None:
+        self.setting = setting
+        self.model = instantiate_from_config(block, path="model").to(setting.device)
+        self.model.to(memory_format=layout).train()
+        _randomize(self.model)
+        accept_random_lpips(self.model.loss)
+        if setting.compiled:
+            self.model.compile_networks()
+        self.at = _step_of_game(self.model.loss, setting)
+        self.images = _images(block, setting).contiguous(memory_format=layout)
+        config = self.model.options["optimizer_config"]
+        players = (self.model.generator_parameters(), self.model.loss.discriminator.parameters())
+        self.optimizers = [build_optimizer(player, _RATE, config) for player in players]
+
+    def step(self) -> None:
+        draws = KeyedDraws(range(len(self.images)), seed=0, device=self.setting.device)
+        with self.setting.autocast():
+            shared_gradients(self.model, [MicroBatch(self.images, draws)], self.at)
+        for optimizer in self.optimizers[: 2 if self.setting.in_game else 1]:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        if self.model.model_ema is not None:
+            self.model.model_ema.update(self.model.networks())
+
+
+class _PeerGame:
+    """The same losses on diffusers' autoencoder, in one graph, the discriminator after it.
+
+    As fast as that goes: one forward pass for both players, no gradient of the discriminator's
+    weights on the generator's way, and no discriminator before it joins.
+    """
+
+    def __init__(self, block: Block, setting: Setting, layout: torch.memory_format) -> None:
+        self.setting = setting
+        shape = without_weights(block)
+        params = block["params"]
+        if not hasattr(shape, "quant_conv") or hasattr(shape, "quantize"):
+            raise ConfigError("model.target: compared with diffusers for KL autoencoders only")
+        self.net = peer_autoencoder(params["ddconfig"], params["embed_dim"])
+        self.net.to(setting.device, memory_format=layout).train()
+        self.loss: FirstStageLoss = build(params["lossconfig"], path="lossconfig")
+        self.loss.to(setting.device, memory_format=layout).train()
+        for module in (self.net, self.loss):
+            _randomize(module)
+        accept_random_lpips(self.loss)
+        if setting.compiled:
+            for network in (self.net.encoder, self.net.decoder, self.loss.discriminator):
+                network.compile(dynamic=False)  # type: ignore[operator]
+        self.at = _step_of_game(self.loss, setting)
+        self.images = _images(block, setting).contiguous(memory_format=layout)
+        players = (self.net.parameters(), self.loss.discriminator.parameters())
+        config = shape.options["optimizer_config"]
+        self.optimizers = [build_optimizer(player, _RATE, config) for player in players]
+        self.average = EMA(self.net) if params.get("use_ema") else None
+
+    def step(self) -> None:
+        loss, images = self.loss, self.images
+        loss.discriminator.requires_grad_(False)
+        with self.setting.autocast():
+            posterior = self.net.encode(images).latent_dist  # type: ignore[operator]
+            reconstruction = self.net.decode(posterior.sample()).sample  # type: ignore[operator]
+            total = self._generator_loss(reconstruction, posterior.kl())
+        total.backward()
+        self._move(0)
+        if self.setting.in_game:
+            loss.discriminator.requires_grad_(True)
+            with self.setting.autocast():
+                logits = loss.judge(images), loss.judge(reconstruction.detach())
+                terms = loss.discrimination(*logits, step=self.at)
+            terms.total.mean().backward()
+            self._move(1)
+        if self.average is not None:
+            self.average.update(self.net)
+
+    def _generator_loss(self, reconstruction: Tensor, kl: Tensor) -> Tensor:
+        loss = self.loss
+        if not self.setting.in_game:
+            terms = loss.reconstruction(self.images, reconstruction.float())
+            return (terms.total + loss.regularization(kl).total).mean()
+        last_layer = self.net.get_parameter("decoder.conv_out.weight")
+        return loss.objective(
+            self.images, reconstruction.float(), kl, step=self.at, last_layer=last_layer
+        ).total.mean()
+
+    def _move(self, player: int) -> None:
+        self.optimizers[player].step()
+        self.optimizers[player].zero_grad(set_to_none=True)
+
+
+def _step_of_game(loss: FirstStageLoss, setting: Setting) -> int:
+    """A number of step at which the discriminator has joined, or has not.
+
+    Raises ConfigError when the configuration knows no such step.
+    """
+    step = loss.disc_start if setting.in_game else loss.disc_start - 1
+    if bool(loss.factor(step)) != setting.in_game or step < 0:
+        when = "after" if setting.in_game else "before"
+        raise ConfigError(f"lossconfig: no step {when} disc_start={loss.disc_start}")
+    return step
+
+
+def _images(block: Block, setting: Setting) -> Tensor:
+    shape = block["params"]["ddconfig"]
+    size = (shape["in_channels"], shape["resolution"], shape["resolution"])
+    return torch.rand(setting.batch_size, *size, device=setting.device) * 2 - 1
+
+
+def _randomize(module: nn.Module) -> None:
+    """Weights that no layer starts at zero with, so that no arithmetic is on zeros."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(std=parameter[0].numel() ** -0.5)

@@ -1,0 +1,109 @@
+"""Networks of diffusers with the shapes of ours, in that library's fastest form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from ldm.config import ConfigError
+from ldm.nets.attention import heads_of
+from ldm.nets.unet import UNetModel
+
+__all__ = ["PeerUNet", "peer_autoencoder"]
+
+
+class PeerUNet(nn.Module):
+    """The U-Net of diffusers with the levels, heads and conditions of a `UNetModel`.
+
+    arguments: of `UNetModel`; weights are random.
+    Raises ConfigError for what diffusers has no counterpart to.
+    """
+
+    def __init__(self, arguments: Mapping[str, Any]) -> None:
+        super().__init__()
+        for key in ("resblock_updown", "n_embed", "num_classes"):
+            if arguments.get(key):
+                raise ConfigError(f"unet_config.params.{key}: diffusers has no such network")
+        ours = {"num_heads": -1, "num_head_channels": -1, **arguments}
+        factors = [2**level for level in range(len(ours["channel_mult"]))]
+        attends = [factor in ours["attention_resolutions"] for factor in factors]
+        self.has_context = bool(ours.get("use_spatial_transformer"))
+        self.net = _unet(ours, attends, self.has_context)
+        for module in self.net.modules():
+            if type(module).__name__ == "Attention":
+                width = module.to_q.out_features
+                module.heads = heads_of(width, ours["num_heads"], ours["num_head_channels"])
+
+    def forward(self, x: Tensor, timesteps: Tensor, context: Tensor | None = None) -> Tensor:
+        """x: (B, C, H, W).  timesteps: (B,).  context: (B, M, D). Returns (B, C_out, H, W)."""
+        given = {"encoder_hidden_states": context} if self.has_context else {}
+        out: Tensor = self.net(x, timesteps, return_dict=False, **given)[0]
+        return out
+
+
+def _unet(ours: Mapping[str, Any], attends: Sequence[bool], has_context: bool) -> nn.Module:
+    import diffusers  # an extra, and slow to import
+
+    kind = "CrossAttn{}Block2D" if has_context else "Attn{}Block2D"
+    names = [kind if attend else "{}Block2D" for attend in attends]
+    net: nn.Module
+    shared = {
+        "in_channels": ours["in_channels"],
+        "out_channels": ours["out_channels"],
+        "block_out_channels": tuple(ours["model_channels"] * m for m in ours["channel_mult"]),
+        "layers_per_block": ours["num_res_blocks"],
+        "down_block_types": tuple(name.format("Down") for name in names),
+        "up_block_types": tuple(name.format("Up") for name in reversed(names)),
+        "dropout": ours.get("dropout", 0.0),
+        "resnet_time_scale_shift": (
+            "scale_shift" if ours.get("use_scale_shift_norm") else "default"
+        ),
+    }
+    if has_context:
+        net = diffusers.UNet2DConditionModel(
+            **shared,
+            attention_head_dim=1,  # number of heads, in spite of its name; set by the caller
+            cross_attention_dim=ours["context_dim"],
+            transformer_layers_per_block=ours.get("transformer_depth", 1),
+        )
+    else:
+        net = diffusers.UNet2DModel(
+            **shared, attention_head_dim=ours["model_channels"], downsample_padding=1
+        )
+    _check_size(net, ours)
+    return net
+
+
+def _check_size(net: nn.Module, ours: Mapping[str, Any]) -> None:
+    import torch
+
+    with torch.device("meta"):
+        same = UNetModel(**ours)
+    sizes = [sum(p.numel() for p in module.parameters()) for module in (net, same)]
+    if sizes[0] != sizes[1]:
+        raise ConfigError(f"diffusers' network has {sizes[0]} parameters, ours {sizes[1]}")
+
+
+def peer_autoencoder(ddconfig: Mapping[str, Any], embed_dim: int) -> nn.Module:
+    """The KL autoencoder of diffusers with the levels of ours; weights are random.
+
+    Raises ConfigError for what diffusers has no counterpart to.
+    """
+    import diffusers
+
+    if ddconfig["attn_resolutions"] or embed_dim != ddconfig["z_channels"]:
+        raise ConfigError("ddconfig: diffusers has no KL autoencoder of this shape")
+    widths = tuple(ddconfig["ch"] * mult for mult in ddconfig["ch_mult"])
+    net: nn.Module = diffusers.AutoencoderKL(
+        in_channels=ddconfig["in_channels"],
+        out_channels=ddconfig["out_ch"],
+        block_out_channels=widths,
+        down_block_types=("DownEncoderBlock2D",) * len(widths),
+        up_block_types=("UpDecoderBlock2D",) * len(widths),
+        layers_per_block=ddconfig["num_res_blocks"],
+        latent_channels=embed_dim,
+        mid_block_add_attention=ddconfig.get("attn_type", "vanilla") != "none",
+    )
+    return net

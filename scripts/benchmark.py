@@ -1,0 +1,93 @@
+"""Measure the training step of a configuration, beside the same networks of diffusers if asked.
+
+python scripts/benchmark.py configs/quickstart/ldm.yaml
+python scripts/benchmark.py configs/benchmark/uncond.yaml --against diffusers --precision fp32
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from collections.abc import Sequence
+
+import torch
+
+from ldm.benchmark.configuration import is_first_stage, model_block, without_weights
+from ldm.benchmark.report import machine, rows, sampler_line, table
+from ldm.benchmark.setting import Setting
+from ldm.config import ConfigError
+
+
+def benchmark(argv: Sequence[str]) -> None:
+    """Parse the command line, measure, print."""
+    args = _parser().parse_args(argv)
+    if args.device.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(f"--device {args.device}: torch sees no CUDA device")
+    setting = Setting(
+        device=args.device,
+        precision=args.precision,
+        batch_size=args.batch_size,
+        threads=args.threads,
+        compiled=args.compile,
+    )
+    setting.apply()
+    block = model_block([args.config], args.overrides)
+    model = without_weights(block)
+    print(f"{args.config}, {args.precision}, batch {args.batch_size}; {machine(setting)}")
+    print("seconds: " + ("that passed" if setting.is_cuda else "of processor time") + ", medians")
+    print("weights are random; images, latents and conditions are given")
+    if is_first_stage(model) and model.loss.perceptual_loss is not None:
+        print("LPIPS has random weights too: its cost, not its judgement")
+    found = rows(
+        block,
+        setting,
+        against=args.against,
+        rounds=args.rounds,
+        with_memory=not args.no_memory,
+    )
+    print(f"ceiling: {found[0].limit / 1e9:.0f} GFLOP/s in {args.precision}")
+    print(table(found))
+    if not is_first_stage(model):
+        print(sampler_line(setting, against=args.against))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description="Measure the training step of a configuration: time, images per second, peak "
+        "memory, model FLOPs and utilisation; of a diffusion model also the sampling loop.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("config", help="YAML file with a block `model`")
+    parser.add_argument("overrides", nargs="*", help="a.b.c=value, as for training")
+    parser.add_argument("--against", choices=["diffusers"], help="measure this library beside")
+    parser.add_argument("--precision", choices=["bf16", "fp32"], default="bf16", help="of products")
+    parser.add_argument("--batch-size", type=_positive, default=1, help="images per step")
+    parser.add_argument("--rounds", type=_positive, default=7, help="steps of each that count")
+    parser.add_argument("--threads", type=int, default=1, help="of a CPU; 0 for all")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--compile", action="store_true", help="compile the networks")
+    parser.add_argument("--no-memory", action="store_true", help="leave peak memory out")
+    return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text}: expected at least 1")
+    return value
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run, and say what is wrong with the configuration in one sentence."""
+    try:
+        benchmark(sys.argv[1:] if argv is None else argv)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    warnings.filterwarnings("ignore", category=FutureWarning)  # diffusers' own
+    sys.exit(main())
