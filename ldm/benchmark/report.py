@@ -88,9 +88,7 @@ def rows(
         for name in names:
             memory = peak_memory(name, block, at) if with_memory else 0
             ratio = times[name].ratio_to(times[OURS])
-            found.append(
-                Row(what, name, times[name], ratio, at.batch_size, flops, limit, memory)
-            )
+            found.append(Row(what, name, times[name], ratio, at.batch_size, flops, limit, memory))
     return found
 
 

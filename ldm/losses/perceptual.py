@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ldm.nets.layout import arranged
+
 __all__ = ["LPIPS", "VGG16_FILE"]
 
 VGG16_FILE = "vgg16-397923af.pth"
@@ -135,6 +137,7 @@ class _VGG16(nn.Module):
         for stage in self.children():
             if features:
                 x = F.max_pool2d(x, 2)
+            x = arranged(x)
             for conv in stage.children():
                 x = F.relu(conv(x))
             features.append(x)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from ldm.nets.autoencoder_blocks import Downsample, Level, Middle, Upsample
+from ldm.nets.layout import arranged
 from ldm.nets.norm import group_norm, norm_silu
 
 __all__ = ["Decoder", "Encoder", "attention_levels"]
@@ -82,7 +83,7 @@ class Encoder(nn.Module):
                 f"images are {x.shape[2]}x{x.shape[3]}, "
                 f"height and width must be multiples of {factor}"
             )
-        h = self.conv_in(x)
+        h = self.conv_in(arranged(x))
         for level in self.down:
             h = level(h)
         out: Tensor = self.conv_out(norm_silu(self.mid(h), self.norm_out))
@@ -134,7 +135,7 @@ class Decoder(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """z: (B, z_channels, h, w). Returns (B, out_ch, f h, f w), about [-1, 1]."""
-        h: Tensor = self.mid(self.conv_in(z))
+        h: Tensor = self.mid(self.conv_in(arranged(z)))
         for level in reversed(self.up):
             h = level(h)
         if self.give_pre_end:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ldm.nets.attention import LinearAttention, attend, to_tokens
+from ldm.nets.layout import arranged
 from ldm.nets.linear import Linear, Pointwise, on_tokens
 from ldm.nets.norm import group_norm, norm_silu
 from ldm.nets.upsample import upsample_conv
@@ -179,7 +180,7 @@ class Level(nn.Module):
     def resample(self, h: Tensor) -> Tensor:
         """The way to the next level; h itself at the last one."""
         for module in (self.downsample, self.upsample):
-            h = h if module is None else module(h)
+            h = h if module is None else arranged(module(h))
         return h
 
     def forward(self, h: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ldm.nets.layout import arranged
 from ldm.nets.linear import Conv3x3, Linear, Pointwise
 from ldm.nets.norm import NormSiLU
 from ldm.nets.recompute import recompute
@@ -164,4 +165,4 @@ class TimestepEmbedSequential(nn.Sequential):
                 x = layer(x, context)
             else:
                 x = layer(x)
-        return x
+        return arranged(x)

@@ -100,6 +100,9 @@ class Pointwise(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, C, H, W). Returns (B, C', H, W)."""
+        if is_half_on_cpu(x) and x.is_contiguous(memory_format=torch.channels_last):
+            y = F.linear(x.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias)
+            return y.permute(0, 3, 1, 2)
         if is_half_on_cpu(x):
             y = self.weight.flatten(1) @ x.flatten(2)
             y = y if self.bias is None else y + self.bias.to(y.dtype)[:, None]

@@ -59,3 +59,30 @@ def test_layers_behind_a_norm_run_in_a_row():
 def test_a_width_that_groups_do_not_divide_is_refused():
     with pytest.raises(ValueError, match="40 channels .* in 32 groups; the nearest .* 32"):
         group_norm(40)
+
+
+@pytest.mark.parametrize("function", [norm_silu, lambda x, norm: norm(x)])
+@pytest.mark.parametrize("size", [(16, 32), (5, 6)])
+def test_channels_last_gradients_in_half_precision_are_those_of_double(function, size):
+    norm = group_norm(64)
+    torch.nn.init.normal_(norm.weight)
+    x = (1 + 2 * torch.randn(2, 64, *size)).bfloat16()
+    got = values_and_gradients(
+        function, x.contiguous(memory_format=torch.channels_last).requires_grad_(), norm
+    )
+    want = values_and_gradients(function, x.double().requires_grad_(), norm.double())
+    assert got[1].is_contiguous(memory_format=torch.channels_last)
+    for a, b in zip(got, want, strict=True):
+        # bfloat16 has 8 significant bits
+        assert (a.double() - b).norm() < 1e-2 * b.norm()
+
+
+def test_channels_last_gradients_are_close_where_sums_are_long():
+    norm = group_norm(32)
+    x = torch.randn(1, 32, 128, 128) + 1
+    cotangent = torch.randn(1, 32, 128, 128)
+    last = x.bfloat16().contiguous(memory_format=torch.channels_last).requires_grad_()
+    got = torch.autograd.grad(norm(last), norm.parameters(), cotangent.bfloat16())
+    want = torch.autograd.grad(norm(x), norm.parameters(), cotangent)
+    for a, b in zip(got, want, strict=True):
+        assert (a - b).norm() < 1e-2 * b.norm()

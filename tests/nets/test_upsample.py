@@ -12,8 +12,7 @@ def upsample_then_conv(x, weight, bias):
 @pytest.mark.parametrize("size", [(3, 4), (16, 16), (20, 31)])
 def test_upsampling_inside_a_convolution_equals_doing_it_before(size):
     x, weight, bias = (
-        torch.randn(shape, requires_grad=True)
-        for shape in ((2, 5, *size), (7, 5, 3, 3), (7,))
+        torch.randn(shape, requires_grad=True) for shape in ((2, 5, *size), (7, 5, 3, 3), (7,))
     )
     cotangent = torch.randn(2, 7, 2 * size[0], 2 * size[1])
     for function in (upsample_conv, upsample_then_conv):

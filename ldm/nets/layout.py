@@ -1,0 +1,28 @@
+"""The order of a feature map in memory that the processor is fastest with."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ldm.nets.linear import is_half_on_cpu
+
+__all__ = ["arranged"]
+
+# cells of a map from which a CPU convolves faster when channels are last; arranging the weights,
+# which stay as they are, costs more than it saves on smaller ones (measured with AMX)
+_MIN_CELLS_HALF = 32 * 32
+_MIN_CELLS_SINGLE = 64 * 64
+
+
+def arranged(x: Tensor) -> Tensor:
+    """x, (B, C, H, W), in the order its convolutions want; the same numbers.
+
+    Convolutions and norms pass the order on, so it is chosen where the size of a map changes.
+    Away from CPUs the order of the input and of the weights stands.
+    """
+    if x.device.type != "cpu" or torch.compiler.is_compiling():
+        return x
+    cells = x.shape[2] * x.shape[3]
+    is_large = cells >= (_MIN_CELLS_HALF if is_half_on_cpu(x) else _MIN_CELLS_SINGLE)
+    return x.contiguous(memory_format=torch.channels_last if is_large else torch.contiguous_format)
