@@ -32,7 +32,9 @@ class Encoder(nn.Module):
 
     Level i has ch * ch_mult[i] channels and is down-sampled by 2^i.  attn_resolutions: the sizes,
     counted from `resolution`, at which there is attention.  double_z: mean and log-variance,
-    2 z_channels outputs.  `out_ch` is the Decoder's and ignored: both take the same arguments.
+    2 z_channels outputs.  num_groups: of every GroupNorm; a group of one channel forgets that
+    channel's level, so a narrow network wants fewer.  `out_ch` is the Decoder's and ignored: both
+    take the same arguments.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class Encoder(nn.Module):
         double_z: bool = True,
         use_linear_attn: bool = False,
         attn_type: str = "vanilla",
+        num_groups: int = 32,
     ) -> None:
         super().__init__()
         attn_type = "linear" if use_linear_attn else attn_type
@@ -64,9 +67,11 @@ class Encoder(nn.Module):
             pairs = [(before, width)] + [(width, width)] * (num_res_blocks - 1)
             is_last = i == len(widths) - 1
             downsample = None if is_last else Downsample(width, resamp_with_conv)
-            self.down.append(Level(pairs, attention[i], dropout, downsample=downsample))
-        self.mid = Middle(widths[-1], attn_type, dropout)
-        self.norm_out = group_norm(widths[-1], eps=1e-6)
+            self.down.append(
+                Level(pairs, attention[i], dropout, downsample=downsample, num_groups=num_groups)
+            )
+        self.mid = Middle(widths[-1], attn_type, dropout, num_groups=num_groups)
+        self.norm_out = group_norm(widths[-1], groups=num_groups, eps=1e-6)
         self.conv_out = nn.Conv2d(widths[-1], (1 + double_z) * z_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -115,6 +120,7 @@ class Decoder(nn.Module):
         double_z: bool = True,
         use_linear_attn: bool = False,
         attn_type: str = "vanilla",
+        num_groups: int = 32,
     ) -> None:
         super().__init__()
         attn_type = "linear" if use_linear_attn else attn_type
@@ -123,14 +129,16 @@ class Decoder(nn.Module):
         self.give_pre_end = give_pre_end
         self.tanh_out = tanh_out
         self.conv_in = nn.Conv2d(z_channels, widths[-1], 3, padding=1)
-        self.mid = Middle(widths[-1], attn_type, dropout)
+        self.mid = Middle(widths[-1], attn_type, dropout, num_groups=num_groups)
         levels = []
         for i, (width, before) in enumerate(zip(widths, [*widths[1:], widths[-1]], strict=True)):
             pairs = [(before, width)] + [(width, width)] * num_res_blocks
             upsample = None if i == 0 else Upsample(width, resamp_with_conv)
-            levels.append(Level(pairs, attention[i], dropout, upsample=upsample))
+            levels.append(
+                Level(pairs, attention[i], dropout, upsample=upsample, num_groups=num_groups)
+            )
         self.up = nn.ModuleList(levels)  # published: finest first, run last to first
-        self.norm_out = group_norm(widths[0], eps=1e-6)
+        self.norm_out = group_norm(widths[0], groups=num_groups, eps=1e-6)
         self.conv_out = nn.Conv2d(widths[0], out_ch, 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -43,13 +43,14 @@ class ResnetBlock(nn.Module):
         conv_shortcut: bool = False,
         dropout: float = 0.0,
         temb_channels: int = 512,
+        num_groups: int = 32,
     ) -> None:
         super().__init__()
         out_channels = out_channels or in_channels
-        self.norm1 = group_norm(in_channels, eps=_EPS)
+        self.norm1 = group_norm(in_channels, groups=num_groups, eps=_EPS)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
         self.temb_proj = Linear(temb_channels, out_channels) if temb_channels > 0 else None
-        self.norm2 = group_norm(out_channels, eps=_EPS)
+        self.norm2 = group_norm(out_channels, groups=num_groups, eps=_EPS)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         self.conv_shortcut = self.nin_shortcut = None
@@ -75,9 +76,9 @@ class ResnetBlock(nn.Module):
 class AttnBlock(nn.Module):
     """Single-head self-attention over the positions of a feature map, residual."""
 
-    def __init__(self, in_channels: int) -> None:
+    def __init__(self, in_channels: int, num_groups: int = 32) -> None:
         super().__init__()
-        self.norm = group_norm(in_channels, eps=_EPS)
+        self.norm = group_norm(in_channels, groups=num_groups, eps=_EPS)
         self.q = nn.Conv2d(in_channels, in_channels, 1)
         self.k = nn.Conv2d(in_channels, in_channels, 1)
         self.v = nn.Conv2d(in_channels, in_channels, 1)
@@ -94,18 +95,18 @@ class AttnBlock(nn.Module):
 class LinAttnBlock(LinearAttention):
     """Single-head linear attention; without norm and without residual connection."""
 
-    def __init__(self, in_channels: int) -> None:
+    def __init__(self, in_channels: int, num_groups: int = 32) -> None:
         super().__init__(in_channels, heads=1, dim_head=in_channels)
 
 
-_ATTENTION_TYPES: dict[str, type[nn.Module]] = {
+_ATTENTION_TYPES: dict[str, Callable[[int, int], nn.Module]] = {
     "vanilla": AttnBlock,
     "linear": LinAttnBlock,
     "none": nn.Identity,
 }
 
 
-def attention_of_type(attn_type: str, channels: int) -> nn.Module:
+def attention_of_type(attn_type: str, channels: int, num_groups: int = 32) -> nn.Module:
     """Attention for feature maps: "vanilla", "linear" or "none".
 
     Raises ValueError for another name.
@@ -116,7 +117,7 @@ def attention_of_type(attn_type: str, channels: int) -> nn.Module:
             f"attn_type={attn_type!r}: expected one of {sorted(_ATTENTION_TYPES)}; "
             f"did you mean {near[0]!r}?"
         )
-    return _ATTENTION_TYPES[attn_type](channels)
+    return _ATTENTION_TYPES[attn_type](channels, num_groups)
 
 
 class Upsample(nn.Module):
@@ -160,14 +161,21 @@ class Level(nn.Module):
         temb_channels: int = 0,
         downsample: nn.Module | None = None,
         upsample: nn.Module | None = None,
+        num_groups: int = 32,
     ) -> None:
         super().__init__()
         self.block = nn.ModuleList(
-            ResnetBlock(in_channels=a, out_channels=b, dropout=dropout, temb_channels=temb_channels)
+            ResnetBlock(
+                in_channels=a,
+                out_channels=b,
+                dropout=dropout,
+                temb_channels=temb_channels,
+                num_groups=num_groups,
+            )
             for a, b in widths
         )
         self.attn = nn.ModuleList(
-            attention_of_type(attn_type, b) for _, b in widths if attn_type is not None
+            attention_of_type(attn_type, b, num_groups) for _, b in widths if attn_type is not None
         )
         self.downsample = downsample
         self.upsample = upsample
@@ -194,16 +202,26 @@ class Middle(nn.Module):
     """The coarsest resolution's blocks: residual, attention, residual."""
 
     def __init__(
-        self, channels: int, attn_type: str, dropout: float, temb_channels: int = 0
+        self,
+        channels: int,
+        attn_type: str,
+        dropout: float,
+        temb_channels: int = 0,
+        num_groups: int = 32,
     ) -> None:
         super().__init__()
-        self.block_1 = ResnetBlock(
-            in_channels=channels, dropout=dropout, temb_channels=temb_channels
-        )
-        self.attn_1 = attention_of_type(attn_type, channels)
-        self.block_2 = ResnetBlock(
-            in_channels=channels, dropout=dropout, temb_channels=temb_channels
-        )
+
+        def residual() -> ResnetBlock:
+            return ResnetBlock(
+                in_channels=channels,
+                dropout=dropout,
+                temb_channels=temb_channels,
+                num_groups=num_groups,
+            )
+
+        self.block_1 = residual()
+        self.attn_1 = attention_of_type(attn_type, channels, num_groups)
+        self.block_2 = residual()
 
     def forward(self, h: Tensor, temb: Tensor | None = None) -> Tensor:
         """h: (B, C, H, W).  temb: (B, temb_channels). Returns like h."""

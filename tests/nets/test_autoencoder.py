@@ -55,8 +55,17 @@ def test_attention_is_of_the_type_asked_for(arguments, kind):
     assert type(net.down[2].attn[0]) is kind
 
 
+@pytest.mark.parametrize("half", [Encoder, Decoder])
+def test_every_norm_has_the_groups_asked_for(half):
+    with torch.device("meta"):
+        net = half(**{**SMALL, "num_groups": 16})
+    norms = [module for module in net.modules() if isinstance(module, torch.nn.GroupNorm)]
+    assert {norm.num_groups for norm in norms} == {16}
+    assert any("attn" in name for name, module in net.named_modules() if module in norms)
+
+
 def test_an_unknown_attention_is_refused():
-    with pytest.raises(ValueError, match="attn_type='vanila': .* did you mean 'vanilla'"):
+    with pytest.raises(ValueError, match=r"attn_type='vanila': .* did you mean 'vanilla'"):
         attention_of_type("vanila", 32)
 
 
