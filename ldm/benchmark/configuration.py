@@ -54,15 +54,15 @@ class Shapes:
     latent: tuple[int, ...]
     conditions: dict[str, tuple[int, ...] | int]
 
-    def batch(self, size: int, device: str) -> dict[str, Tensor]:
-        """Random latents, under "image", and conditions."""
-        batch = {"image": torch.randn(size, *self.latent, device=device)}
+    def batch(self, size: int, device: str) -> tuple[Tensor, dict[str, Tensor]]:
+        """Random latents, and a batch of random conditions."""
+        batch: dict[str, Tensor] = {}
         for key, shape in self.conditions.items():
             if isinstance(shape, int):
                 batch[key] = torch.randint(shape, (size,), device=device)
             else:
                 batch[key] = torch.randn(size, *shape, device=device)
-        return batch
+        return torch.randn(size, *self.latent, device=device), batch
 
 
 def model_block(paths: Sequence[str | Path], overrides: Sequence[str] = ()) -> Block:

@@ -6,7 +6,7 @@ a first stage, in how the step goes through them. Weights are random.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -81,13 +81,13 @@ class _Denoising:
             self.model.model_ema = EMA(self.model.model).to(setting.device)
         if setting.compiled:
             self.model.compile_networks()
-        self.batch = shapes.batch(setting.batch_size, setting.device)
-        self.batch["image"] = self.batch["image"].contiguous(memory_format=layout)
+        self.z, self.batch = shapes.batch(setting.batch_size, setting.device)
+        self.z = self.z.contiguous(memory_format=layout)
         config = given["params"].get("optimizer_config") or _ADAMW
         self.optimizer = build_optimizer(self.model.learned_parameters(), _RATE, config)
 
     def step(self) -> None:
-        model, z = self.model, self.batch["image"]
+        model, z = self.model, self.z
         draws = KeyedDraws(range(len(z)), seed=0, device=self.setting.device)
         with self.setting.autocast():
             cond = model.conditioner(self.batch)
@@ -141,16 +141,17 @@ class _PeerGame:
         params = block["params"]
         if not hasattr(shape, "quant_conv") or hasattr(shape, "quantize"):
             raise ConfigError("model.target: compared with diffusers for KL autoencoders only")
-        self.net = peer_autoencoder(params["ddconfig"], params["embed_dim"])
-        self.net.to(setting.device, memory_format=layout).train()
+        self.net: Any = peer_autoencoder(params["ddconfig"], params["embed_dim"])
+        self.net.to(setting.device).to(memory_format=layout).train()
         self.loss: FirstStageLoss = build(params["lossconfig"], path="lossconfig")
-        self.loss.to(setting.device, memory_format=layout).train()
+        self.loss.to(setting.device).to(memory_format=layout).train()
         for module in (self.net, self.loss):
             _randomize(module)
         accept_random_lpips(self.loss)
         if setting.compiled:
-            for network in (self.net.encoder, self.net.decoder, self.loss.discriminator):
-                network.compile(dynamic=False)  # type: ignore[operator]
+            for network in (self.net.encoder, self.net.decoder):
+                network.compile(dynamic=False)
+            self.loss.discriminator.compile(dynamic=False)
         self.at = _step_of_game(self.loss, setting)
         self.images = _images(block, setting).contiguous(memory_format=layout)
         players = (self.net.parameters(), self.loss.discriminator.parameters())
@@ -162,17 +163,17 @@ class _PeerGame:
         loss, images = self.loss, self.images
         loss.discriminator.requires_grad_(False)
         with self.setting.autocast():
-            posterior = self.net.encode(images).latent_dist  # type: ignore[operator]
-            reconstruction = self.net.decode(posterior.sample()).sample  # type: ignore[operator]
+            posterior = self.net.encode(images).latent_dist
+            reconstruction = self.net.decode(posterior.sample()).sample
             total = self._generator_loss(reconstruction, posterior.kl())
-        total.backward()
+        torch.autograd.backward(total)
         self._move(0)
         if self.setting.in_game:
             loss.discriminator.requires_grad_(True)
             with self.setting.autocast():
                 logits = loss.judge(images), loss.judge(reconstruction.detach())
                 terms = loss.discrimination(*logits, step=self.at)
-            terms.total.mean().backward()
+            torch.autograd.backward(terms.total.mean())
             self._move(1)
         if self.average is not None:
             self.average.update(self.net)

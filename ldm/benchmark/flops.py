@@ -37,9 +37,9 @@ def flops_per_image(block: Block, *, in_game: bool) -> float:
         given, shapes = denoising(block)
         with torch.device("meta"):
             model = instantiate_from_config(given, path="model")
-        batch = shapes.batch(1, "meta")
+        z, batch = shapes.batch(1, "meta")
         cond, t = model.conditioner(batch), torch.zeros(1, device="meta")
-        return 3 * _count(lambda: model.model(batch["image"], t, cond))
+        return 3 * _count(lambda: model.model(z, t, cond))
     shape = block["params"]["ddconfig"]
     size = (1, shape["in_channels"], shape["resolution"], shape["resolution"])
     image = torch.empty(size, device="meta")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ldm.config import ConfigError
@@ -30,11 +31,14 @@ class PeerUNet(nn.Module):
         factors = [2**level for level in range(len(ours["channel_mult"]))]
         attends = [factor in ours["attention_resolutions"] for factor in factors]
         self.has_context = bool(ours.get("use_spatial_transformer"))
+        self.in_channels, self.out_channels = ours["in_channels"], ours["out_channels"]
+        self.context_dim, self.num_classes = ours.get("context_dim"), None
         self.net = _unet(ours, attends, self.has_context)
         for module in self.net.modules():
             if type(module).__name__ == "Attention":
-                width = module.to_q.out_features
-                module.heads = heads_of(width, ours["num_heads"], ours["num_head_channels"])
+                attention: Any = module
+                width = attention.to_q.out_features
+                attention.heads = heads_of(width, ours["num_heads"], ours["num_head_channels"])
 
     def forward(self, x: Tensor, timesteps: Tensor, context: Tensor | None = None) -> Tensor:
         """x: (B, C, H, W).  timesteps: (B,).  context: (B, M, D). Returns (B, C_out, H, W)."""
@@ -77,8 +81,6 @@ def _unet(ours: Mapping[str, Any], attends: Sequence[bool], has_context: bool) -
 
 
 def _check_size(net: nn.Module, ours: Mapping[str, Any]) -> None:
-    import torch
-
     with torch.device("meta"):
         same = UNetModel(**ours)
     sizes = [sum(p.numel() for p in module.parameters()) for module in (net, same)]

@@ -106,7 +106,7 @@ class Pointwise(nn.Conv2d):
         if is_half_on_cpu(x):
             y = self.weight.flatten(1) @ x.flatten(2)
             y = y if self.bias is None else y + self.bias.to(y.dtype)[:, None]
-            return y.unflatten(2, x.shape[2:])
+            return y.view(len(x), -1, *x.shape[2:])
         if is_single_on_cpu(x) and x[0].numel() > _MIN_VALUES and _is_amd():
             # dilation changes nothing for this kernel, but makes torch take oneDNN
             return F.conv2d(x, self.weight, self.bias, dilation=2)
