@@ -39,10 +39,13 @@ _NOISE = (
 )
 
 
+# an epoch alone would not tell apart what is kept within one
+CHECKPOINT_NAME = "{epoch:06}-{step:09}"
+
 # published: weights of the past, kept if the YAML has a callback of this name
 HISTORY = "metrics_over_trainsteps_checkpoint"
 HISTORY_PARAMS = {
-    "filename": "{epoch:06}-{step:09}",
+    "filename": CHECKPOINT_NAME,
     "save_top_k": -1,
     "every_n_train_steps": 10000,
     "save_weights_only": True,
@@ -167,7 +170,7 @@ def _checkpoints(block: Any, run: RunDir, monitor: str | None) -> list[Callback]
         return [last]
     defaults = {
         "dirpath": str(run.checkpoints),
-        "filename": "{epoch:06}",
+        "filename": CHECKPOINT_NAME,
         "monitor": monitor,
         "save_top_k": 3,
         "save_last": False,

@@ -92,14 +92,14 @@ def run(tmp_path):
         directory.mkdir(parents=True)
     for name in ("1-project", "2-project", "1-lightning", "2-lightning", "2-environment"):
         (run.configs / f"{name}.yaml").write_text("{}")
-    for name in ("last", "epoch=000001"):
+    for name in ("last", "epoch=000001-step=000000400"):
         (run.checkpoints / f"{name}.ckpt").touch()
     return run
 
 
 def test_a_run_is_found_by_its_directory_or_a_checkpoint(run):
     assert resume_run(str(run.path)).resume_from == run.checkpoints / "last.ckpt"
-    best = run.checkpoints / "epoch=000001.ckpt"
+    best = run.checkpoints / "epoch=000001-step=000000400.ckpt"
     assert resume_run(str(best)).resume_from == best
     assert resume_run(str(best)).path == run.path
 
@@ -126,7 +126,9 @@ def test_what_is_no_run_is_explained(run):
     with pytest.raises(ConfigError, match=r"expected a run directory or a \.ckpt"):
         resume_run(str(run.configs / "1-project.yaml"))
     (run.checkpoints / "last.ckpt").unlink()
-    with pytest.raises(ConfigError, match=r"no checkpoints/last\.ckpt .* epoch=000001\.ckpt"):
+    with pytest.raises(
+        ConfigError, match=r"no checkpoints/last\.ckpt .* epoch=000001-step=000000400\.ckpt"
+    ):
         resume_run(str(run.path))
 
 

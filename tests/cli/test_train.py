@@ -39,7 +39,8 @@ def test_a_run_leaves_configurations_checkpoints_metrics_and_pictures(place, con
     assert run.path.name == f"{run.now}_mine_b"
     kinds = ("environment", "lightning", "project")
     assert sorted(p.name for p in run.configs.iterdir()) == [f"{run.now}-{k}.yaml" for k in kinds]
-    assert sorted(p.name for p in run.checkpoints.iterdir()) == ["epoch=000000.ckpt", "last.ckpt"]
+    kept = ["epoch=000000-step=000000006.ckpt", "last.ckpt"]  # after validation, and at the end
+    assert sorted(p.name for p in run.checkpoints.iterdir()) == kept
     assert list(run.path.glob("events.out.tfevents.*"))
     assert list((run.path / "images" / "train").glob("inputs_gs-000004_e-000000_b-000003.png"))
     assert list((run.path / "images" / "val").glob("*.png"))
