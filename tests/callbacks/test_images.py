@@ -57,12 +57,6 @@ def fitted(tmp_path, callback, module=None, batch_size=2, **options):
     return module
 
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*does not have many workers",
-    r"ignore:`isinstance\(treespec, LeafSpec\)` is deprecated",
-)
-
-
 def steps_of(module, split="train"):
     return [step for which, step, *_ in module.asked if which == split]
 

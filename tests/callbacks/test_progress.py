@@ -1,6 +1,5 @@
 import csv
 
-import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
@@ -10,11 +9,6 @@ from torch.utils.data import DataLoader
 from ldm.callbacks.progress import TrainingProgress
 from ldm.callbacks.run import SeededSteps
 from ldm.callbacks.throughput import Throughput, batch_size
-
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*does not have many workers",
-    r"ignore:`isinstance\(treespec, LeafSpec\)` is deprecated",
-)
 
 
 class Learner(pl.LightningModule):

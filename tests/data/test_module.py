@@ -10,12 +10,6 @@ from torch import nn
 from ldm.config import ConfigError
 from ldm.data.module import DataModuleFromConfig, Keyed, collate, default_workers
 
-# what Lightning says about small machines, and torch about Lightning
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
-    pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec.*"),
-]
-
 
 class Draws:
     """A data set that makes a random choice for each item, and knows its process."""
@@ -317,7 +311,6 @@ def test_a_place_holds_for_another_number_of_processes():
     assert sorted(halves) == sorted(rest)
 
 
-@pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no")
 def test_training_without_a_validation_set_runs():
     assert len(fit(DataModuleFromConfig(2, shapes(5), num_workers=0))) == 4
 

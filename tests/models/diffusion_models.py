@@ -32,13 +32,6 @@ FIRST_STAGE = {
     "attn_resolutions": [],
     "dropout": 0.0,
 }
-# warnings of the trainer that say nothing about these tests
-QUIET = (
-    "ignore:.*treespec, LeafSpec.*",
-    "ignore:.*does not have many workers.*",
-    "ignore:.*in eval mode at the start of training.*",
-    "ignore:You defined a `validation_step` but have no",
-)
 
 
 def unet(**changes):

@@ -10,7 +10,6 @@ from ldm.io.compvis import to_published
 from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.models.restore import restore_weights
 from tests.models.diffusion_models import (
-    QUIET,
     by_class,
     kl,
     labels,
@@ -20,8 +19,6 @@ from tests.models.diffusion_models import (
     trainer,
     unet,
 )
-
-pytestmark = pytest.mark.filterwarnings(*QUIET)
 
 
 def same(model, other):

@@ -10,7 +10,7 @@ from ldm.diffusion.posterior import prior_bits_per_dim, q_posterior
 from ldm.guidance.correction import Clipped
 from ldm.tensor import expand_to
 from ldm.types import Conditioning
-from tests.models.diffusion_models import QUIET, GivenDraws, loader, published, trainer
+from tests.models.diffusion_models import GivenDraws, loader, published, trainer
 from tests.reference import Case, cases, key_crc32
 
 SPECIFICS = "i_ldm_specifics"
@@ -234,7 +234,6 @@ class Trajectory:
         trainer(steps).fit(model, loader(2, batch_size=2))
 
 
-@pytest.mark.filterwarnings(*QUIET)
 def test_five_training_steps_match_the_reference():
     case = Case("j_training", "train_ldm_5steps")
     model = built(case)

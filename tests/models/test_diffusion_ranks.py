@@ -9,7 +9,6 @@ from torch.utils.data import DistributedSampler
 from ldm.models.optim import mean_over_ranks
 from tests.models.diffusion_models import (
     ATTENDING,
-    QUIET,
     Pictures,
     by_class,
     kl,
@@ -21,7 +20,7 @@ from tests.models.diffusion_models import (
 )
 from tests.models.processes import in_two_processes
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings(*QUIET)]
+pytestmark = pytest.mark.slow
 STEPS, BATCH = 20, 4
 
 

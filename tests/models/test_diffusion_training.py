@@ -10,7 +10,6 @@ from ldm.config import ConfigError
 from ldm.diffusion.times import LossAware, Uniform
 from ldm.models.diffusion.ddpm import LatentDiffusion
 from tests.models.diffusion_models import (
-    QUIET,
     Pictures,
     batch,
     by_class,
@@ -23,8 +22,6 @@ from tests.models.diffusion_models import (
     pixel,
     trainer,
 )
-
-pytestmark = pytest.mark.filterwarnings(*QUIET)
 
 
 def moved(model, before):

@@ -8,7 +8,6 @@ from ldm.models.diffusion.ddpm import VALIDATION_SEED
 from ldm.models.diffusion.validation import LossByTime
 from ldm.types import LossTerms
 from tests.models.diffusion_models import (
-    QUIET,
     Pictures,
     batch,
     by_class,
@@ -19,8 +18,6 @@ from tests.models.diffusion_models import (
     loader,
     trainer,
 )
-
-pytestmark = pytest.mark.filterwarnings(*QUIET)
 
 
 def terms(*values):

@@ -16,12 +16,8 @@ from ldm.models.autoencoder import AutoencoderKL, IdentityFirstStage
 from tests.models.first_stages import FAMILY, NETWORK, Images, collate, tiny_kl, tiny_vq
 
 pytestmark = [
-    # Lightning's own: its use of torch, and its advice for loaders and modules of real trainings
-    pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec.*"),
-    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
-    pytest.mark.filterwarnings("ignore:.*in eval mode at the start of training.*"),
+    # Lightning's advice for real trainings
     pytest.mark.filterwarnings("ignore:.*number of training batches.*is smaller than the logging"),
-    pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no"),
     pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty"),
 ]
 KINDS = pytest.mark.parametrize("kind", list(FAMILY))

@@ -13,13 +13,7 @@ from ldm.models.optim import average_gradients
 from tests.models.first_stages import FAMILY, Images, collate
 from tests.models.processes import in_two_processes
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec.*"),
-    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
-    pytest.mark.filterwarnings("ignore:.*in eval mode at the start of training.*"),
-    pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no"),
-]
+pytestmark = pytest.mark.slow
 STEPS, START, BATCH = 20, 8, 4
 # every weight of this network has a gradient: a bias does not vanish in a norm of one channel per
 # group or in a softmax, where Adam would make full steps out of rounding errors
