@@ -54,7 +54,8 @@ class ImageFiles(Dataset[dict[str, Any]]):
         fast_decode: bool = False,
     ) -> None:
         self.root, self.names, self.framing, self.channels = root, list(names), framing, channels
-        self._draft_side = max(framing.height, framing.width) if fast_decode else None
+        # at least _MIN_SIDE: a picture that a draft made narrow is not a narrow picture
+        self._draft_side = max(framing.height, framing.width, _MIN_SIDE) if fast_decode else None
         self._bad: dict[int, str] = {}
         self._survey()
         self._good_from(0)
@@ -86,24 +87,30 @@ class ImageFiles(Dataset[dict[str, Any]]):
             candidate = (index + step) % len(self)
             if candidate in self._bad:
                 continue
-            path = self.root / self.names[candidate]
-            try:
-                pixels = read_image(path, self.channels, draft_side=self._draft_side)
-            except UNREADABLE as error:
-                self._bad[candidate] = reason(error)
-                log.warning(
-                    "%s: %s (%s) is replaced by its neighbour; %d of %d files are bad so far",
-                    self.root,
-                    self.names[candidate],
-                    self._bad[candidate],
-                    len(self._bad),
-                    len(self),
-                )
-                continue
-            return candidate, pixels
+            pixels = self._pixels(self.names[candidate])
+            if not isinstance(pixels, str):
+                return candidate, pixels
+            self._bad[candidate] = pixels
+            log.warning(
+                "%s: %s (%s) is replaced by its neighbour; %d of %d files are bad so far",
+                self.root,
+                self.names[candidate],
+                self._bad[candidate],
+                len(self._bad),
+                len(self),
+            )
         raise ConfigError(
             f"{self.root}: none of its {len(self)} image files can be used: {self._bad_names()}"
         )
+
+    def _pixels(self, name: str) -> NDArray[np.uint8] | str:
+        """A file's pixels, or what is wrong with it."""
+        try:
+            pixels = read_image(self.root / name, self.channels, draft_side=self._draft_side)
+        except UNREADABLE as error:
+            return reason(error)
+        # asked again after the survey: how far that came depends on the disk
+        return _too_narrow(pixels.shape[1], pixels.shape[0]) or pixels
 
     def _survey(self) -> None:
         """Looks at the headers, for as long as it may take, and says once what was found."""
@@ -144,11 +151,16 @@ class ImageFiles(Dataset[dict[str, Any]]):
             width, height = header_size(self.root / name)
         except UNREADABLE as error:
             return reason(error)
-        if min(width, height) < _MIN_SIDE:
-            return f"{width} x {height} pixels"
-        return min(width / self.framing.width, height / self.framing.height) < 1
+        return _too_narrow(width, height) or (
+            min(width / self.framing.width, height / self.framing.height) < 1
+        )
 
     def _bad_names(self) -> str:
         named = [f"{self.names[i]} ({why})" for i, why in list(self._bad.items())[:_NAMED]]
         more = len(self._bad) - len(named)
         return ", ".join(named) + (f", and {more} more" if more else "")
+
+
+def _too_narrow(width: int, height: int) -> str | None:
+    """Why an image of this size cannot be used, None when it can."""
+    return f"{width} x {height} pixels" if min(width, height) < _MIN_SIDE else None

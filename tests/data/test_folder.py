@@ -3,6 +3,7 @@ import pytest
 from PIL import Image
 
 from ldm.config import ConfigError
+from ldm.data import images
 from ldm.data.folder import ImageFolder, ImageList
 from tests.data.photographs import gradient, mixed_directory
 
@@ -50,6 +51,15 @@ def test_bad_file_is_replaced_by_its_next_good_neighbour(tmp_path):
     (tmp_path / "e.png").write_bytes((tmp_path / "d.png").read_bytes()[:60])
     data = ImageFolder(tmp_path, 16, split="all")
     assert [data[i]["relpath"] for i in range(5)] == ["a.png", "b.png", "d.png", "d.png", "a.png"]
+
+
+def test_a_narrow_image_is_bad_however_far_the_survey_came(tmp_path, monkeypatch, caplog_ldm):
+    monkeypatch.setattr(images, "_SURVEY_SECONDS", -1.0)
+    save(tmp_path, "a.png", "c.png")
+    Image.new("RGB", (1, 40)).save(tmp_path / "b.png")
+    data = ImageFolder(tmp_path, 16, split="all")
+    assert [data[i]["relpath"] for i in range(3)] == ["a.png", "c.png", "c.png"]
+    assert "b.png (1 x 40 pixels) is replaced" in caplog_ldm.text
 
 
 @pytest.mark.parametrize("damage", ["text", "truncated"])
