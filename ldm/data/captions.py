@@ -7,6 +7,7 @@ columns `file_name` (relative to the folder) and `text`.
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
 from collections import defaultdict
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ldm.config import ConfigError
+from ldm.data.listing import utf8_text
 from ldm.log import log
 
 __all__ = ["Captions", "mentions_a_side"]
@@ -99,14 +101,17 @@ def _read_table(path: Path) -> dict[str, list[str]]:
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    with path.open(encoding="utf-8-sig", newline="") as lines:
-        if path.suffix == ".csv":
-            reader = csv.DictReader(lines)
+    lines = io.StringIO(utf8_text(path))
+    if path.suffix == ".csv":
+        reader = csv.DictReader(lines)
+        try:
             yield from ((reader.line_num, row) for row in reader)
-            return
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
-                yield number, _json_object(line, path, number)
+        except csv.Error as error:
+            raise ConfigError(f"{path}, line {reader.line_num + 1}: not CSV: {error}") from None
+        return
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            yield number, _json_object(line, path, number)
 
 
 def _json_object(line: str, path: Path, number: int) -> dict[str, Any]:

@@ -20,6 +20,7 @@ __all__ = [
     "list_or_hash",
     "read_list",
     "split_by_hash",
+    "utf8_text",
 ]
 
 Split = Literal["train", "validation", "all"]
@@ -81,10 +82,17 @@ def class_names(names: Sequence[str]) -> list[str]:
     return sorted({name.partition("/")[0] for name in names})
 
 
+def utf8_text(path: Path) -> str:
+    """The text of a file, without a byte order mark; ConfigError names the file if not UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: is not UTF-8 text: {error.reason}") from None
+
+
 def read_list(path: Path) -> list[str]:
     """The lines of a text file that names one image each; blank lines do not count."""
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return [line.strip() for line in lines if line.strip()]
+    return [line.strip() for line in utf8_text(path).splitlines() if line.strip()]
 
 
 def split_by_hash(names: Sequence[str], split: Split, val_fraction: float) -> list[str]:

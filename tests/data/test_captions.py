@@ -79,6 +79,19 @@ def test_table_that_cannot_be_understood_is_named_with_its_line(tmp_path, name, 
         Captions.find(tmp_path, ["a.png"], set())
 
 
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        ("file_name,text\na.png,caf\u00e9\n".encode("latin-1"), "metadata.csv: is not UTF-8"),
+        (b"file_name,text\na.png," + b"a" * 200_000, "line 2: not CSV: field larger"),
+    ],
+)
+def test_table_that_is_no_text_or_no_table_is_named(tmp_path, content, named):
+    (tmp_path / "metadata.csv").write_bytes(content)
+    with pytest.raises(ConfigError, match=named):
+        Captions.find(tmp_path, ["a.png"], set())
+
+
 def test_two_tables_are_an_error_that_names_both(tmp_path):
     for name in ("x.jsonl", "y.jsonl"):
         (tmp_path / name).write_text(lines(a="a dog"))

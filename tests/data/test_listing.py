@@ -109,6 +109,12 @@ def test_absent_list_means_a_split_by_hash(tmp_path):
     assert chosen == split_by_hash(NAMES, "validation", 0.05)
 
 
+def test_list_that_is_no_text_is_named(tmp_path):
+    (tmp_path / "train.txt").write_bytes("caf\u00e9.png".encode("latin-1"))
+    with pytest.raises(ConfigError, match=r"train\.txt: is not UTF-8 text"):
+        list_or_hash(NAMES, tmp_path / "train.txt", "train")
+
+
 def test_list_of_other_images_is_an_error(tmp_path):
     (tmp_path / "train.txt").write_text("other.jpg\n")
     with pytest.raises(ConfigError, match=r"has, e\.g\., 0000\.png, the list other"):
