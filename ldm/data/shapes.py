@@ -27,6 +27,7 @@ from ldm.data.scenes import (
     is_held_out,
     single_scenes,
 )
+from ldm.data.transforms import side_lengths
 
 __all__ = ["ShapesDataset"]
 
@@ -63,7 +64,9 @@ class ShapesDataset(Dataset[dict[str, Any]]):
         length: int = 8192,
         seed: int = 0,
     ) -> None:
-        self.height, self.width = _side_lengths(size)
+        self.height, self.width = side_lengths(size)
+        if min(self.height, self.width) < _MIN_SIZE:
+            raise ConfigError(f"size: {size}; expected sides of at least {_MIN_SIZE} pixels")
         self.objects = [objects] if isinstance(objects, int) else list(objects)
         if not self.objects or not set(self.objects) <= {1, 2, 3}:
             raise ConfigError(f"objects: {objects}; expected 1, 2 or 3, or a list of these")
@@ -122,12 +125,3 @@ def _several(count: int, rng: np.random.Generator) -> Scene:
     relations = [str(rng.choice(list(RELATIONS))) for _ in things[1:]]
     background = str(rng.choice(list(BACKGROUNDS)))
     return Scene(tuple(things), background, relations=tuple(relations))
-
-
-def _side_lengths(size: int | Sequence[int]) -> tuple[int, int]:
-    sides = (size, size) if isinstance(size, int) else tuple(size)
-    if len(sides) != 2 or min(sides) < _MIN_SIZE:
-        raise ConfigError(
-            f"size: {size}; expected a side of at least {_MIN_SIZE} pixels, or [height, width]"
-        )
-    return sides[0], sides[1]
