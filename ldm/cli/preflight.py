@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ldm.conditioning.labels import ClassEmbedder
 from ldm.config import ConfigError, did_you_mean, instantiate_from_config
+from ldm.config.signature import parameter_problems
 from ldm.io.checkpoint import compare, load_state
 from ldm.io.unpickle import unpickle
 from ldm.log import log
@@ -18,15 +19,24 @@ from ldm.tensor import to_image_tensor
 
 __all__ = ["preflight"]
 
+LOGGED = ("batch", "split")  # arguments of `log_images` that the image logger gives itself
 
-def preflight(block: Mapping[str, Any], data: Any, checkpoint: Path | None = None) -> None:
+
+def preflight(
+    block: Mapping[str, Any],
+    data: Any,
+    checkpoint: Path | None = None,
+    *,
+    callbacks: Mapping[str, Any] | None = None,
+) -> None:
     """Build the model without memory, then hold an example of the data against it.
 
     block: the `model:` block of the configuration.  data: the data module, its data sets built.
-    checkpoint: what is to be gone on from.
+    checkpoint: what is to be gone on from.  callbacks: the block `lightning.callbacks`.
 
     Finds parts that do not fit each other, checkpoints that are missing or of another model, batch
-    entries that the data does not have, images of the wrong size or number of channels.
+    entries that the data does not have, images of the wrong size or number of channels, and
+    pictures that the model cannot make.
     Raises ConfigError.
     """
     target = {key: block[key] for key in ("target", "params") if key in block}
@@ -43,6 +53,7 @@ def preflight(block: Mapping[str, Any], data: Any, checkpoint: Path | None = Non
             )
     _check_images(model, sample)
     _check_classes(model, data.num_classes)
+    _check_pictures(model, callbacks or {})
     if checkpoint is None:
         _check_first_stage(model, block.get("params") or {})
     else:
@@ -147,3 +158,19 @@ def _check_classes(model: Any, classes: int | None) -> None:
                 f"cond_stage_config.params.n_classes: {rows}, but the data has {classes} classes"
                 + (" and drop_rate needs one more row" if needed > classes else "")
             )
+
+
+def _check_pictures(model: Any, callbacks: Mapping[str, Any]) -> None:
+    """An image logger may ask for what the model's `log_images` takes."""
+    for name, part in callbacks.items():
+        asked = ((part or {}).get("params") or {}).get("log_images_kwargs")
+        if not asked or not hasattr(model, "log_images"):
+            continue
+        path = f"lightning.callbacks.{name}.params.log_images_kwargs"
+        if not isinstance(asked, Mapping):
+            raise ConfigError(f"{path}: expected a mapping, got {asked!r}")
+        problems = [
+            f"{path}.{key}: comes from the image logger" for key in LOGGED if key in asked
+        ] + list(parameter_problems(model.log_images, asked, path=path, stage="part"))
+        if problems:
+            raise ConfigError("\n".join(problems))

@@ -62,7 +62,8 @@ def train(argv: Sequence[str]) -> RunDir:
     make_quiet()
     options = trainer_options(config["lightning"]["trainer"])
     data = _data(config, args)
-    preflight(config["model"], data, run.resume_from)
+    callbacks = config["lightning"].get("callbacks")
+    preflight(config["model"], data, run.resume_from, callbacks=callbacks)
     is_tested = data.has_test and args.test is not False
     if not (args.train or is_tested):
         log.info("the configuration can be trained; add -t to do so")

@@ -58,12 +58,32 @@ def _block_problems(config: Mapping[str, Any]) -> Iterator[str]:
             yield f"model.{name}: expected a number above 0, got {rate!r}"
     lightning = config.get("lightning") or {}
     yield from _unknown_keys(lightning, _LIGHTNING, "lightning.")
+    for name in _LIGHTNING:
+        if not isinstance(lightning.get(name) or {}, Mapping):
+            yield f"lightning.{name}: expected a mapping, got {lightning[name]!r}"
+            return
+    yield from _part_problems(lightning)
     if lightning.get("trainer"):
         yield from _trainer_problems(lightning["trainer"])
 
 
 def _is_positive(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+
+
+def _part_problems(lightning: Mapping[str, Any]) -> Iterator[str]:
+    """Parts that adjust a default of the command line, and so need no target."""
+    parts = {name: lightning.get(name) for name in ("logger", "modelcheckpoint")}
+    callbacks = lightning.get("callbacks") or {}
+    parts |= {f"callbacks.{name}": part for name, part in callbacks.items()}
+    for name, part in parts.items():
+        path = f"lightning.{name}"
+        if not isinstance(part or {}, Mapping):
+            yield f"{path}: expected a mapping with `target` or `params`, got {part!r}"
+        elif part and "target" not in part:
+            yield from _unknown_keys(part, ("target", "params"), f"{path}.")
+            if not isinstance(part.get("params") or {}, Mapping):
+                yield f"{path}.params: expected a mapping, got {part['params']!r}"
 
 
 def _trainer_problems(arguments: Mapping[str, Any]) -> Iterator[str]:

@@ -11,6 +11,8 @@ pytestmark = pytest.mark.slow  # most of it is the import of libraries, once for
 LIMIT = 60  # seconds; a few on an idle machine, of which nearly all go into importing libraries
 CKPT = "model.params.first_stage_config.params.ckpt_path"
 UNET = "model.params.unet_config.params"
+LAST = "lightning.modelcheckpoint.params.every_n_train_steps"
+PICTURES = "lightning.callbacks.image_logger.params.log_images_kwargs"
 
 FAULTS = {
     "a misspelt key": (
@@ -62,6 +64,11 @@ FAULTS = {
         "first.yaml",
         ["--gpus", "0,1"],
         ["--gpus 0,1", "CUDA device"],
+    ),
+    "a misspelt key of the pictures": (
+        "second.yaml",
+        [f"{PICTURES}.stepz=2"],
+        [f"{PICTURES}.stepz", "did you mean 'steps'?"],
     ),
     "an empty folder": (
         "folder.yaml",
@@ -129,6 +136,8 @@ def test_a_fault_is_one_clear_error_and_leaves_nothing_behind(place, fault):
     [
         (["model.params.monitor=val/rec_los"], ["model.params.monitor", "'val/rec_loss'"]),
         (["model.params.lossconfig.params.perceptual_weight=1"], ["LPIPS", "perceptual_weight: 0"]),
+        ([f"{LAST}=0"], [f"{LAST}: 0", "1 or more"]),
+        (["lightning.callbacks.throughput.params.every_n_steps=0"], ["every_n_steps is 0"]),
         (["--precision", "64-true"], ["precision=64-true", "bf16-mixed"]),
     ],
 )
@@ -148,6 +157,8 @@ def test_a_start_that_fails_late_leaves_nothing_behind_either(
     ("words", "expected"),
     [
         (["--max_steps", "ten"], ["lightning.trainer.max_steps", "expected int", "'ten'"]),
+        (["--accumulate_grad_batches", "0"], ["accumulate_grad_batches: 0", "1 or more"]),
+        (["--gradient_clip_val", "-1"], ["gradient_clip_val: -1", "0 or more"]),
         (["--precision", "bf17"], ["lightning.trainer.precision", "'bf17'"]),
         (["--accelerator", "abacus"], ["lightning.trainer", "abacus"]),
         (["--test"], ["--test", "`test:`"]),
@@ -156,6 +167,9 @@ def test_a_start_that_fails_late_leaves_nothing_behind_either(
         (["model.params.image_key=picture"], ["model.params.image_key", "'picture'", "caption"]),
         (["model.params.lossconfig.params.disc_num_layers=5"], ["16 x 16", "do not fit"]),
         (["lightning.callbacks.mine={}"], ["lightning.callbacks.mine", "target"]),
+        ([f"{PICTURES}.only_input=true"], [f"{PICTURES}.only_input", "'only_inputs'"]),
+        ([f"{PICTURES}=3"], [f"{PICTURES}: expected", "3"]),
+        ([f"{PICTURES}.split=val"], [f"{PICTURES}.split", "image logger"]),
         (["-r", "logs/none"], ["logs/none", "no such run directory"]),
         (["-n", "x", "-r", "logs"], ["-n/--name", "-r/--resume"]),
     ],

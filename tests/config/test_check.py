@@ -55,6 +55,19 @@ def test_a_sound_configuration_passes():
             {"lightning": {"trianer": {}}},
             "lightning.trianer: unknown key; did you mean 'trainer'?",
         ),
+        ({"lightning": {"callbacks": 5}}, "lightning.callbacks: expected a mapping, got 5"),
+        (
+            {"lightning": {"callbacks": {"image_logger": 5}}},
+            "lightning.callbacks.image_logger: expected a mapping with `target` or `params`, got 5",
+        ),
+        (
+            {"lightning": {"modelcheckpoint": {"param": {}}}},
+            "lightning.modelcheckpoint.param: unknown key; did you mean 'params'?",
+        ),
+        (
+            {"lightning": {"logger": {"params": 5}}},
+            "lightning.logger.params: expected a mapping, got 5",
+        ),
         (
             {"lightning": {"trainer": {"max_stepz": 1}}},
             "lightning.trainer.max_stepz: Trainer() got no 'max_stepz'; did you mean 'max_steps'?",

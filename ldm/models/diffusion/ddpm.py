@@ -297,9 +297,7 @@ class DDPM(PublishedMethods, pl.LightningModule):
         size = self.image_size
         return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
 
-    def log_images(self, batch: Batch, **options: Any) -> dict[str, Tensor]:
-        """Pictures for the image logger, name to (B, C, H, W) in [-1, 1]; see `previews`."""
-        return previews(self, batch, **options)
+    log_images = previews  # what the image logger calls
 
     def compile_networks(self) -> None:
         """Compile the network that is trained and the averaged one, without touching their keys."""
