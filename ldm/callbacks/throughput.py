@@ -19,17 +19,35 @@ def batch_size(batch: Any) -> int:
 
 
 class Throughput(pl.Callback):
-    """Logs `images_per_second` (over all devices) and `peak_memory_gib` every n optimizer steps."""
+    """Logs `images_per_second` (over all devices) and `peak_memory_gib` every n optimizer steps.
+
+    Validation, and what else lies between two epochs, does not count.
+    """
 
     def __init__(self, every_n_steps: int = 50) -> None:
+        if every_n_steps < 1:
+            raise ValueError(f"every_n_steps is {every_n_steps}; expected 1 or more")
         self.every_n_steps = every_n_steps
         self._since = 0.0
         self._images = 0
-        self._logged_at = -1
+        self._logged_at = 0
+        self._paused_at = 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Nothing is due before the next step."""
+        self._logged_at = trainer.global_step
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start the clock; what lies between two epochs does not count."""
+        """Start the clock."""
         self._since, self._images = time.perf_counter(), 0
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stop the clock."""
+        self._paused_at = time.perf_counter()
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Let the clock go on."""
+        self._since += time.perf_counter() - self._paused_at
 
     def on_train_batch_end(
         self,
@@ -47,15 +65,15 @@ class Throughput(pl.Callback):
         now = time.perf_counter()
         measured = {
             "images_per_second": self._images / max(now - self._since, 1e-9),
-            "peak_memory_gib": _peak_memory(),
+            "peak_memory_gib": _peak_memory(pl_module.device),
         }
         for logger in trainer.loggers:
             logger.log_metrics(measured, step=step)
         self._since, self._images, self._logged_at = now, 0, step
 
 
-def _peak_memory() -> float:
-    """GiB: of the device where there is one, of the process otherwise."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**30
+def _peak_memory(device: torch.device) -> float:
+    """GiB: allocated on a GPU, of the whole process otherwise."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

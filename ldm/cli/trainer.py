@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import Callback
-from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
+from pytorch_lightning.loggers import CSVLogger, Logger
 from pytorch_lightning.strategies import DDPStrategy
 
 from ldm.callbacks.checkpoints import AtomicCheckpointIO, LastCheckpoint, MonitorCheck
@@ -64,7 +64,7 @@ def make_quiet() -> None:
 def trainer_options(block: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of the Trainer: our defaults, then those of `lightning.trainer`.
 
-    Raises ConfigError for devices that this machine does not have.
+    Raises ConfigError for devices that this machine does not have, and for numbers out of range.
     """
     options: dict[str, Any] = {"log_every_n_steps": 50, "use_distributed_sampler": False}
     options |= dict(block)
@@ -82,9 +82,21 @@ def trainer_options(block: Mapping[str, Any]) -> dict[str, Any]:
         options.setdefault("benchmark", True)  # images are of one size
     if not {"max_steps", "max_epochs", "max_time"} & options.keys():
         options["max_epochs"] = 1000  # Lightning's choice, which it would warn about
-    if options.get("strategy", "auto") in ("auto", "ddp") and options["devices"] not in (1, "1"):
+    for name, least in (("accumulate_grad_batches", 1), ("gradient_clip_val", 0)):
+        if options.get(name) is not None and options[name] < least:
+            raise ConfigError(
+                f"lightning.trainer.{name}: {options[name]}; expected {least} or more"
+            )
+    if options.get("strategy", "auto") in ("auto", "ddp") and _is_parallel(options):
         options["strategy"] = DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True)
     return options
+
+
+def _is_parallel(options: Mapping[str, Any]) -> bool:
+    """Whether more than one process may train."""
+    devices = options["devices"]
+    is_one = len(devices) == 1 if isinstance(devices, list) else devices in (1, "1")
+    return not is_one or options.get("num_nodes", 1) != 1
 
 
 def _require(devices: Devices) -> None:
@@ -154,18 +166,26 @@ def build_trainer(
 
 
 def _loggers(block: Any, run: RunDir) -> list[Logger]:
-    """TensorBoard, or the logger of the YAML in its place; CSV in any case."""
+    """TensorBoard, adjusted or replaced by the logger of the YAML; CSV in any case."""
+    block = block or {}
+    defaults = {"save_dir": str(run.path)}
+    if "target" not in block:
+        defaults |= {"name": "", "version": ""}
+    config = {
+        "target": block.get("target", "pytorch_lightning.loggers.TensorBoardLogger"),
+        "params": defaults | (block.get("params") or {}),
+    }
     written = CSVLogger(save_dir=str(run.path), name="metrics", version=run.now)
-    if not block or "target" not in block:
-        return [TensorBoardLogger(save_dir=str(run.path), name="", version=""), written]
-    params = {"save_dir": str(run.path)} | (block.get("params") or {})
-    config = {"target": block["target"], "params": params}
     return [instantiate_from_config(config, path="lightning.logger"), written]
 
 
 def _checkpoints(block: Any, run: RunDir, monitor: str | None) -> list[Callback]:
     params = dict((block or {}).get("params") or {})
-    last = LastCheckpoint(run.checkpoints, every_n_steps=params.pop("every_n_train_steps", 1000))
+    every = params.pop("every_n_train_steps", 1000)
+    if not isinstance(every, int) or every < 1:
+        key = "lightning.modelcheckpoint.params.every_n_train_steps"
+        raise ConfigError(f"{key}: {every!r}; expected 1 or more optimizer steps")
+    last = LastCheckpoint(run.checkpoints, every_n_steps=every)
     if monitor is None:
         return [last]
     defaults = {

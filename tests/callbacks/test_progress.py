@@ -1,4 +1,5 @@
 import csv
+from types import SimpleNamespace
 
 import pytorch_lightning as pl
 import torch
@@ -89,6 +90,34 @@ def test_throughput_goes_to_all_loggers_every_n_steps(tmp_path):
     events = EventAccumulator(str(tmp_path))
     events.Reload()
     assert [event.step for event in events.Scalars("images_per_second")] == [4, 8, 12]
+
+
+def test_throughput_is_logged_after_whole_steps_and_not_at_the_start(tmp_path):
+    options = {"enable_progress_bar": False, "accumulate_grad_batches": 3}
+    fitted(tmp_path, Throughput(every_n_steps=2), **options)
+    with (tmp_path / "csv" / "metrics.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["images_per_second"]]
+    assert [int(row["step"]) for row in rows] == [2, 4]
+
+
+def test_throughput_does_not_count_the_time_of_validation(monkeypatch):
+    now = iter([100.0, 102.0, 152.0, 154.0])  # begin, pause, go on, end
+    monkeypatch.setattr("time.perf_counter", lambda: next(now))
+    logger, throughput = Numbers(), Throughput(every_n_steps=1)
+    trainer = SimpleNamespace(world_size=1, global_step=1, loggers=[logger])
+    module = Learner()
+    throughput.on_train_epoch_start(trainer, module)
+    throughput.on_validation_start(trainer, module)
+    throughput.on_validation_end(trainer, module)
+    throughput.on_train_batch_end(trainer, module, None, {"x": torch.zeros(8, 1)}, 0)
+    assert logger.logged["images_per_second"] == 8 / 4
+
+
+class Numbers:
+    """Keeps what it is given."""
+
+    def log_metrics(self, metrics, step):
+        self.logged = metrics
 
 
 def test_the_size_of_a_batch_is_that_of_its_first_entry():

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from pytorch_lightning.strategies import DDPStrategy
 
 from ldm.cli.train import main, train
 from ldm.cli.trainer import make_quiet, trainer_options
@@ -184,6 +185,12 @@ def test_a_logger_of_the_configuration_takes_tensorboards_place(place):
 
 
 @pytest.mark.slow
+def test_the_default_logger_can_be_adjusted(place):
+    run = started(first_stage(), "--max_steps", "1", "lightning.logger.params.name=curves")
+    assert list((run.path / "curves").glob("events*"))
+
+
+@pytest.mark.slow
 def test_the_terminal_shows_our_words_only(place):
     write_here(second_stage())
     words = ["--num_sanity_val_steps", "2", "--max_steps", "3"]
@@ -255,6 +262,15 @@ def test_gpus_that_are_not_there_are_an_error(monkeypatch, gpus, found, expected
     monkeypatch.setattr(torch.cuda, "device_count", lambda: found)
     with pytest.raises(ConfigError, match=expected):
         trainer_options({"gpus": gpus})
+
+
+def test_only_several_processes_are_made_to_agree_on_gradients(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for block in ({"gpus": "1,"}, {"accelerator": "cpu"}):
+        assert "strategy" not in trainer_options({**block, "precision": "32-true"})
+    for block in ({"gpus": "0,1"}, {"gpus": 2}, {"gpus": "0,", "num_nodes": 2}):
+        options = trainer_options({**block, "precision": "32-true"})
+        assert isinstance(options["strategy"], DDPStrategy)
 
 
 @pytest.mark.parametrize("end", [{"max_steps": 5}, {"max_epochs": 5}, {"max_time": "00:01:00:00"}])
