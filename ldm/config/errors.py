@@ -8,11 +8,10 @@ from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
-__all__ = ["ConfigError", "did_you_mean", "nearest", "nearest_path", "value_needed"]
+__all__ = ["ConfigError", "did_you_mean", "nearest", "nearest_path", "value_needed", "with_key"]
 
-_LOOKED_AT = (
-    1000  # entries of a directory: a folder of a million images is not compared name by name
-)
+# entries of a directory: a folder of a million images is not compared name by name
+_LOOKED_AT = 1000
 
 
 class ConfigError(ValueError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import yaml  # type: ignore[import-untyped]
@@ -22,11 +22,12 @@ def load(paths: Sequence[str | Path], overrides: Sequence[str] = ()) -> DictConf
     list and `null` nothing; `a.0.b=value` reaches into a list.
 
     Raises ConfigError for a file that is missing (with the nearest name), is a directory, is not
-    YAML (with the line) or holds no mapping, and for an override that cannot be applied.
+    YAML (with the line), holds no mapping or cannot be merged, and for an override that cannot be
+    applied.
     """
     config = OmegaConf.create({})
     for path in paths:
-        config.merge_with(_read(Path(path)))
+        _merge(config, _read(Path(path)), path)
     for override in overrides:
         _apply(config, override)
     return config
@@ -47,9 +48,39 @@ def _read(path: Path) -> DictConfig:
         raise ConfigError(f"{path}: {line}not valid YAML: {error.problem}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not a YAML file") from error
+    except OmegaConfBaseException as error:  # an interpolation that is not one
+        raise ConfigError(f"{path}: {error.full_key}: {_first_line(error)}") from error
+    except OSError as error:  # what OmegaConf says of a lone number, too
+        raise ConfigError(f"{path}: {_first_line(error)}; expected a mapping") from error
     if not isinstance(config, DictConfig):
         raise ConfigError(f"{path}: expected a mapping such as 'model: ...', got a list")
     return config
+
+
+def _merge(config: DictConfig, later: DictConfig, path: str | Path) -> None:
+    try:
+        config.merge_with(later)
+    except OmegaConfBaseException as error:  # which does not say where
+        plain = (OmegaConf.to_container(each, resolve=False) for each in (config, later))
+        clash = next((f"{key}: " for key in _clashes(*plain, "")), "")
+        raise ConfigError(
+            f"{path}: {clash}a list cannot be merged with the mapping of an earlier file, nor a "
+            "mapping with its list"
+        ) from error
+
+
+def _clashes(earlier: object, later: object, key: str) -> Iterator[str]:
+    """Keys that hold a list in one configuration and a mapping in the other."""
+    if isinstance(earlier, dict) and isinstance(later, dict):
+        for name in later:
+            if name in earlier:
+                yield from _clashes(earlier[name], later[name], f"{key}.{name}" if key else name)
+    elif {type(earlier), type(later)} == {list, dict}:
+        yield key
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0]
 
 
 def _apply(config: DictConfig, override: str) -> None:
@@ -63,5 +94,6 @@ def _apply(config: DictConfig, override: str) -> None:
     except yaml.YAMLError as error:
         raise ConfigError(f"override {override!r}: {text!r} is not valid YAML") from error
     except (OmegaConfBaseException, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"override {override!r}: cannot set {key}: {reason}") from error
+        raise ConfigError(
+            f"override {override!r}: cannot set {key}: {_first_line(error)}"
+        ) from error

@@ -137,3 +137,20 @@ def test_a_file_that_is_no_text_is_refused(tmp_path):
 def test_a_list_at_the_top_is_refused(write):
     with pytest.raises(ConfigError, match="expected a mapping"):
         load([write("list.yaml", "- 1\n- 2\n")])
+
+
+def test_a_lone_number_is_refused(write):
+    with pytest.raises(ConfigError, match=r"number\.yaml: .*int; expected a mapping"):
+        load([write("number.yaml", "3\n")])
+
+
+def test_an_interpolation_that_is_none_is_reported_with_its_key(write):
+    with pytest.raises(ConfigError, match=r"bad\.yaml: a\.b: no viable alternative"):
+        load([write("bad.yaml", "a:\n  b: ${c\n")])
+
+
+@pytest.mark.parametrize("texts", [("m: {a: [1]}", "m: {a: {b: 1}}"), ("m: {a: {}}", "m: {a: []}")])
+def test_a_list_over_a_mapping_is_reported_with_file_and_key(write, texts):
+    first, second = write("first.yaml", texts[0]), write("second.yaml", texts[1])
+    with pytest.raises(ConfigError, match=r"second\.yaml: m\.a: a list cannot be merged"):
+        load([first, second])
