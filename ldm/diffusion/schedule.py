@@ -327,4 +327,5 @@ def _check_betas(betas: Array) -> None:
     bad[-1] &= betas[-1] != 1
     if bad.any():
         first = int(bad.argmax())
-        raise ValueError(f"beta at t = {first} is {betas[first]}, expected one in [0, 1)")
+        expected = "above 0 and below 1" if first == 0 else "at least 0 and below 1"
+        raise ValueError(f"beta at t = {first} is {betas[first]}, expected {expected}")

@@ -50,6 +50,11 @@ class Elbo:
 
     v_posterior: float = 0.0
 
+    def __post_init__(self) -> None:
+        """Refuse a variance outside of the two that it lies between."""
+        if not 0 <= self.v_posterior <= 1:
+            raise ValueError(f"v_posterior is {self.v_posterior}, expected 0 to 1")
+
     def __call__(self, schedule: Schedule, t: Tensor, parameterization: str) -> Tensor:
         """Weights (B,) for integer t of a schedule in at least two steps; ValueError else."""
         t = _kl_times(schedule, t)

@@ -26,6 +26,11 @@ class Ancestral(Sampler):
     v: float = 0.0
     temperature: float = 1.0
 
+    def __post_init__(self) -> None:
+        """Refuse a variance outside of the two that it lies between."""
+        if not 0 <= self.v <= 1:
+            raise ValueError(f"v is {self.v}, expected 0 to 1")
+
     def rule(self, run: Run) -> StepRule:
         """Coefficients of x0, eps and noise for every step."""
         alpha, sigma = run.alpha, run.sigma

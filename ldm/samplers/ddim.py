@@ -20,6 +20,8 @@ class DDIM(Sampler):
 
     eta: n in units of the posterior's standard deviation: 0 is the probability-flow ODE with Euler
     steps, 1 is ancestral sampling.  temperature: multiplies the added noise only.
+    Sampling raises ValueError for an eta below 0, and for one so far above 1 that a step would add
+    more noise than its time has.
     """
 
     eta: float = 0.0
@@ -31,6 +33,11 @@ class DDIM(Sampler):
             step_noise(run.alpha[i], run.sigma[i], run.alpha[i + 1], run.sigma[i + 1], self.eta)
             for i in range(run.count)
         ]
+        if not all(0 <= n <= sigma for n, sigma in zip(noise, run.sigma[1:], strict=True)):
+            raise ValueError(
+                f"eta is {self.eta}: a step cannot add less noise than none or more than its time "
+                "has; expected 0 to 1"
+            )
         signal = run.alpha[1:]
         direction = [sqrt(s**2 - n**2) for s, n in zip(run.sigma[1:], noise, strict=True)]
 

@@ -190,7 +190,7 @@ def test_tables_survive_to_empty():
         ([0.1, np.nan], "t = 1 is nan"),
         ([0.1, 1.0, 0.1], "t = 1 is 1.0"),
         ([0.1, -0.1], "t = 1 is -0.1"),
-        ([0.0, 0.1], "t = 0 is 0.0"),
+        ([0.0, 0.1], "t = 0 is 0.0, expected above 0"),
         ([0.1, 1.5], "t = 1 is 1.5"),
         ([], "shape"),
         ([[0.1]], "shape"),

@@ -141,3 +141,9 @@ def test_elbo_in_steps_needs_steps(schedule, t):
 def test_the_published_x0_weight_refuses_other_predictions():
     with pytest.raises(ValueError, match="use Elbo"):
         PublishedX0Elbo()(SCHEDULES["linear"], T, "eps")
+
+
+@pytest.mark.parametrize("v", [-0.1, 1.1])
+def test_elbo_refuses_a_variance_outside_the_two_published_ones(v):
+    with pytest.raises(ValueError, match=f"v_posterior is {v}, expected 0 to 1"):
+        Elbo(v)

@@ -136,6 +136,18 @@ def test_a_sampler_that_adds_noise_asks_for_draws(sampler):
         sample(sampler, draws=None)
 
 
+@pytest.mark.parametrize("eta", [-0.5, 1.5])
+def test_more_noise_than_a_time_has_is_refused(eta):
+    with pytest.raises(ValueError, match=f"eta is {eta}.*expected 0 to 1"):
+        sample(DDIM(eta=eta))
+
+
+@pytest.mark.parametrize("v", [-0.1, 1.1])
+def test_a_variance_outside_the_two_published_ones_is_refused(v):
+    with pytest.raises(ValueError, match=f"v is {v}, expected 0 to 1"):
+        Ancestral(v=v)
+
+
 def test_a_sampler_without_noise_needs_no_draws():
     assert torch.equal(sample(DDIM(), draws=None)[0], sample(DDIM())[0])
 
