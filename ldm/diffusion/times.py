@@ -50,14 +50,19 @@ class Uniform(TimeSampler):
         return _time_at(u, schedule), torch.ones_like(u)
 
 
-@dataclass(frozen=True)
-class Stratified(TimeSampler):
+class Stratified(nn.Module, TimeSampler):
     """One uniform number in each of B equal strata: less variance from batch to batch.
 
     The stratum of an example is its place in the batch, so its time depends on the batch size.
+    times: the sampler that gets these numbers. A module, so that what that one learns is saved.
     """
 
-    times: TimeSampler = Uniform()
+    times: TimeSampler
+
+    def __init__(self, times: TimeSampler | None = None) -> None:
+        """Stratify `times`, by default `Uniform`."""
+        super().__init__()
+        self.times = times or Uniform()
 
     def sample(self, u: Tensor, schedule: Schedule) -> tuple[Tensor, Tensor]:
         """Times (B,) and weights of the sampler inside."""

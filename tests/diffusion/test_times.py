@@ -68,6 +68,15 @@ def test_stratified_times_fall_one_into_each_stratum():
     assert t.tolist() == list(range(20))
 
 
+def test_what_a_stratified_sampler_learns_is_saved():
+    stratified = Stratified(LossAware(3))
+    stratified.update(torch.tensor([1]), torch.tensor([5.0]))
+    assert stratified.state_dict()["times.counts"].tolist() == [0, 1, 0]
+    stratified.eval()
+    stratified.update(torch.tensor([1]), torch.tensor([5.0]))
+    assert stratified.times.counts.tolist() == [0, 1, 0]
+
+
 def test_logit_normal_times_have_the_logit_normal_distribution():
     t, _ = LogitNormal(mean=0.3, std=0.8).sample(EVERY_U.double(), RectifiedFlow())
     logit = torch.logit(t)
