@@ -54,10 +54,13 @@ class LatentMoments:
     def scale(self, *, per_channel: bool = False) -> Tensor:
         """1 / std, the factor on latents, float32: 0-d, or (1, c, 1, 1) per channel.
 
-        Raises ValueError when the latents do not vary.
+        Raises ValueError when the latents do not vary, or are not all finite.
         """
-        std = self.std(per_channel=per_channel)
-        if not bool((std > 0).all()):
+        std, mean = self.std(per_channel=per_channel), self.mean(per_channel=per_channel)
+        if not bool(mean.isfinite().all()):
+            raise ValueError(f"latents are not finite (mean {mean.tolist()})")
+        # of a constant, round-off leaves a deviation of about 1e-8 of its size; NaN is none either
+        if not bool((std > 1e-6 * mean.abs()).all()):
             raise ValueError(f"latents do not vary (standard deviation {std.tolist()})")
         scale = std.reciprocal().float()
         return scale.reshape(1, -1, 1, 1) if per_channel else scale

@@ -40,9 +40,27 @@ def test_moments_do_not_depend_on_the_batches(latents):
         )
 
 
-def test_constant_latents_have_no_scale():
+@pytest.mark.parametrize("value", [0.0, 0.1, -7.3])
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_constant_latents_have_no_scale(value, per_channel):
     with pytest.raises(ValueError, match="do not vary"):
-        unit_std_scale(torch.zeros(2, 3, 4, 4))
+        unit_std_scale(torch.full((2, 3, 7, 7), value), per_channel=per_channel)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_latents_that_are_not_finite_have_no_scale(value):
+    latents = torch.randn(2, 3, 4, 4)
+    latents[1, 2, 0, 0] = value
+    with pytest.raises(ValueError, match="not finite"):
+        unit_std_scale(latents)
+
+
+def test_a_small_deviation_beside_a_large_mean_is_measured():
+    draw = torch.randn(
+        4, 2, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+    )
+    measured = unit_std_scale(100 + 1e-3 * draw)
+    torch.testing.assert_close(measured, (1 / (1e-3 * draw).std()).float(), rtol=1e-4, atol=0)
 
 
 def test_moments_without_latents_are_an_error():
