@@ -61,8 +61,8 @@ def _merge(config: DictConfig, later: DictConfig, path: str | Path) -> None:
     try:
         config.merge_with(later)
     except OmegaConfBaseException as error:  # which does not say where
-        plain = (OmegaConf.to_container(each, resolve=False) for each in (config, later))
-        clash = next((f"{key}: " for key in _clashes(*plain, "")), "")
+        before, after = (OmegaConf.to_container(each, resolve=False) for each in (config, later))
+        clash = next((f"{key}: " for key in _clashes(before, after, "")), "")
         raise ConfigError(
             f"{path}: {clash}a list cannot be merged with the mapping of an earlier file, nor a "
             "mapping with its list"
