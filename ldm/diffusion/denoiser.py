@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ldm.diffusion.draws import Draws
+from ldm.diffusion.draws import Draws, normal_like
 from ldm.diffusion.parameterization import check_parameterization, to_prediction
 from ldm.diffusion.schedule import Schedule
 from ldm.tensor import expand_to
@@ -156,7 +156,7 @@ class NoisedCondition(NetDenoiser):
         slots = cond.slots()
         for name, value in slots.items():
             if value.is_floating_point():
-                eps = self.draws.normal(value.shape[1:], f"condition {name}").to(value)
+                eps = normal_like(self.draws, value, f"condition {name}")
                 # guidance asks for both of its halves at once: they get the same noise
                 eps = eps.repeat(len(value) // len(eps), *[1] * (value.ndim - 1))
                 slots[name] = self.schedule.noised(value, eps, t)

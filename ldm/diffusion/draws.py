@@ -14,7 +14,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-__all__ = ["Draws", "GeneratorDraws", "KeyedDraws"]
+from ldm.tensor import sent_to
+
+__all__ = ["Draws", "GeneratorDraws", "KeyedDraws", "normal_like"]
 
 
 class Draws(Protocol):
@@ -27,6 +29,14 @@ class Draws(Protocol):
     def uniform(self, stream: str) -> Tensor:
         """Uniform numbers (B,) in [0, 1), float32."""
         ...
+
+
+def normal_like(draws: Draws, x: Tensor, stream: str) -> Tensor:
+    """Standard normal numbers of the shape, type and device of x (B, ...).
+
+    Wherever they are made, they arrive without waiting for the device of x.
+    """
+    return sent_to(draws.normal(x.shape[1:], stream), x.device).to(x.dtype)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ldm.diffusion.denoiser import NetDenoiser
-from ldm.diffusion.draws import Draws
+from ldm.diffusion.draws import Draws, normal_like
 from ldm.diffusion.parameterization import check_parameterization, target
 from ldm.diffusion.times import TimeSampler
 from ldm.diffusion.times import Uniform as UniformTimes
@@ -89,7 +89,7 @@ class Objective:
         """
         u = sent_to(draws.uniform("t"), x0.device)
         t, importance = self.times.sample(u, denoiser.schedule)
-        eps = draws.normal(x0.shape[1:], "eps").to(x0)
+        eps = normal_like(draws, x0, "eps")
         terms = self.at(denoiser, x0, cond, t=t, eps=eps, logvar=logvar)
         self.times.update(t, terms.total)
         return LossTerms(

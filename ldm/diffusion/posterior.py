@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ldm.diffusion.denoiser import Denoiser
-from ldm.diffusion.draws import Draws
+from ldm.diffusion.draws import Draws, normal_like
 from ldm.diffusion.schedule import DiscreteSchedule, Schedule
 from ldm.tensor import expand_to, mean_flat
 from ldm.types import Conditioning, LossTerms
@@ -94,7 +94,7 @@ def bits_per_dim(
     diffusion = torch.zeros(len(x0), dtype=x0.dtype, device=x0.device)
     for time in range(schedule.num_timesteps - 1, -1, -1):
         t = torch.full((len(x0),), time, device=x0.device)
-        eps = draws.normal(x0.shape[1:], f"bound {time}").to(x0)
+        eps = normal_like(draws, x0, f"bound {time}")
         x_t = float(alpha[time]) * x0 + float(sigma[time]) * eps
         error = mean_flat((denoiser(x_t, t, cond).x0 - x0) ** 2)
         if time:

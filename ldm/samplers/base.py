@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ldm.diffusion.denoiser import Denoiser
-from ldm.diffusion.draws import Draws
+from ldm.diffusion.draws import Draws, normal_like
 from ldm.diffusion.schedule import Schedule
 from ldm.samplers.grid import Grid, Uniform
 from ldm.types import Conditioning, Prediction
@@ -87,7 +87,7 @@ class Run:
         """
         if self.draws is None:
             raise ValueError("this sampler adds noise: pass draws, or choose its noiseless form")
-        return self.draws.normal(like.shape[1:], f"step {index}").to(like)
+        return normal_like(self.draws, like, f"step {index}")
 
 
 @dataclass(frozen=True)

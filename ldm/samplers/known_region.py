@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ldm.diffusion.denoiser import Denoiser
-from ldm.diffusion.draws import Draws
+from ldm.diffusion.draws import Draws, normal_like
 from ldm.diffusion.schedule import Schedule
 from ldm.samplers.base import Step
 from ldm.types import Conditioning, Prediction
@@ -37,7 +37,7 @@ class KnownRegion:
 
     def __call__(self, x_t: Tensor, t: Tensor, cond: Conditioning | None) -> Prediction:
         """Prediction (x0, eps) at the blended x_t."""
-        eps = self.draws.normal(x_t.shape[1:], f"known {self.count}").to(x_t)
+        eps = normal_like(self.draws, x_t, f"known {self.count}")
         self.count += 1
         known = self.schedule.noised(self.x0, eps, t)
         return self.denoiser(blend_known(x_t, known, self.mask), t, cond)
@@ -57,7 +57,7 @@ class KnownRegionAfterStep:
 
     def __call__(self, step: Step, x: Tensor, prediction: Prediction) -> Tensor:
         """The state to go on from, (B, C, H, W)."""
-        eps = self.draws.normal(x.shape[1:], f"known {step.index}").to(x)
+        eps = normal_like(self.draws, x, f"known {step.index}")
         # published: the noise level is that of the time just left, so even the final result holds
         # the known part with the noise of time 0
         t = self.schedule.tensor_of(np.array([step.time]), x).expand(len(x))

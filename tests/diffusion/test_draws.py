@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ldm.diffusion.draws import GeneratorDraws, KeyedDraws
+from ldm.diffusion.draws import GeneratorDraws, KeyedDraws, normal_like
 
 KEYS = [3, 14, 15, 92, 65]
 
@@ -69,3 +69,22 @@ def test_generator_draws_follow_the_generator():
     assert torch.equal(first.normal((2,), "a"), again.normal((2,), "b"))
     assert torch.equal(first.uniform("a"), again.uniform("a"))
     assert first.normal((2, 2), "a").shape == (3, 2, 2)
+
+
+def test_noise_like_a_tensor_has_its_shape_and_type():
+    draws, x = KeyedDraws(KEYS, seed=1), torch.zeros(5, 2, 3, dtype=torch.float64)
+    noise = normal_like(draws, x, "a")
+    assert noise.dtype == torch.float64
+    assert torch.equal(noise, draws.normal((2, 3), "a").double())
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_noise_made_on_the_cpu_reaches_a_gpu_without_waiting_for_it():
+    draws, x = KeyedDraws(KEYS, seed=1), torch.zeros(5, 2, 3, device="cuda")
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        noise = normal_like(draws, x, "a")
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert torch.equal(noise.cpu(), draws.normal((2, 3), "a"))
