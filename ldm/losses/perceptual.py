@@ -178,13 +178,11 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
     """Weights of the convolutions and the heads, from a file of VGG16 or of a complete LPIPS."""
     state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
     if "features.0.weight" in state:
-        state = _published_names(state) | _packaged_heads()
-    names = [
-        f"net.slice{number}.{index}.{kind}"
-        for number, (_, indices) in enumerate(STAGES, start=1)
-        for index in indices
-        for kind in ("weight", "bias")
-    ] + [f"lin{stage}.model.1.weight" for stage in range(len(STAGES))]
+        convolutions = {
+            ours: state[theirs] for ours, theirs in _torchvision_names().items() if theirs in state
+        }
+        state = convolutions | _packaged_heads()
+    names = [*_torchvision_names(), *(f"lin{stage}.model.1.weight" for stage in range(len(STAGES)))]
     missing = [name for name in names if name not in state]
     if missing:
         raise ValueError(
@@ -194,13 +192,13 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
     return {name: state[name] for name in names}
 
 
-def _published_names(vgg16: dict[str, Tensor]) -> dict[str, Tensor]:
+def _torchvision_names() -> dict[str, str]:
+    """Names of the convolutions' tensors in a state dict of LPIPS, and in torchvision's."""
     return {
-        f"net.slice{number}.{index}.{kind}": vgg16[f"features.{index}.{kind}"]
+        f"net.slice{number}.{index}.{kind}": f"features.{index}.{kind}"
         for number, (_, indices) in enumerate(STAGES, start=1)
         for index in indices
         for kind in ("weight", "bias")
-        if f"features.{index}.{kind}" in vgg16
     }
 
 
