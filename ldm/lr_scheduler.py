@@ -71,6 +71,8 @@ class _Cycles(ABC):
         lengths = {name: len(getattr(self, name)) for name in names}
         if len(set(lengths.values())) > 1 or not lengths["cycle_lengths"]:
             raise ValueError(f"a cycle needs one entry in each list, got lengths {lengths}")
+        if min(self.cycle_lengths) < 1:
+            raise ValueError(f"cycle_lengths: {list(self.cycle_lengths)}; expected 1 step or more")
         for name in names:  # plain tuples: a list of the configuration would not load safely
             object.__setattr__(self, name, tuple(getattr(self, name)))
 

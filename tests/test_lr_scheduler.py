@@ -60,6 +60,11 @@ def test_cycles_reject_lists_of_unequal_length(cls):
         cls(**{**CYCLES, "f_max": [1.0]})
 
 
+def test_a_cycle_without_steps_is_refused():
+    with pytest.raises(ValueError, match=r"cycle_lengths: \[50, 0\]; expected 1 step or more"):
+        LambdaLinearScheduler(**{**CYCLES, "cycle_lengths": [50, 0]})
+
+
 def test_warm_up_cosine_rejects_a_decay_that_ends_before_the_warm_up():
     with pytest.raises(ValueError, match="max_decay_steps=5 must exceed warm_up_steps=10"):
         LambdaWarmUpCosineScheduler(10, 0.1, 1.0, 0.01, 5)
