@@ -116,7 +116,8 @@ def shared_gradients(model: Autoencoder, batches: Sequence[MicroBatch], step: in
     step: optimizer step; before the loss's `disc_start` there is no game.
     Several micro-batches count as the one batch they make up: the discriminator sees their
     reconstructions together and lambda is that of all of them. That takes a first pass without
-    the autoencoder's graph, so the autoencoder runs twice, and must not use dropout.
+    the autoencoder's graph, so the autoencoder runs twice; dropout, which draws from torch's global
+    generator, drops the same in both.
     """
     factor = model.loss.factor(step)
     metrics = _Sums(disc_factor=torch.full((), factor, device=batches[0].images.device))
@@ -127,8 +128,11 @@ def shared_gradients(model: Autoencoder, batches: Sequence[MicroBatch], step: in
             _backward(model.loss, made, attempt.pull, share, metrics)
         return metrics
     at_once = len(batches) == 1
+    seeds = [None] if at_once else torch.randint(2**62, (len(batches),)).tolist()
     with nullcontext() if at_once else _only_last_layer_learns(model):
-        reconstructed = [model.autoencode(*batch) for batch in batches]
+        reconstructed = [
+            _autoencoded(model, batch, seed) for batch, seed in zip(batches, seeds, strict=True)
+        ]
     attempts = [
         _attempt(model.loss, batch, share, made, metrics)
         for (batch, share), made in zip(_shares(batches), reconstructed, strict=True)
@@ -136,8 +140,8 @@ def shared_gradients(model: Autoencoder, batches: Sequence[MicroBatch], step: in
     deceptions = _play(model.loss, attempts, step, metrics)
     weight = factor * _balance(model, attempts, deceptions, metrics)
     metrics.add("total_loss", weight * metrics["g_loss"])
-    for attempt, deception in zip(attempts, deceptions, strict=True):
-        made = attempt.made if at_once else model.autoencode(*attempt.batch)
+    for attempt, deception, seed in zip(attempts, deceptions, seeds, strict=True):
+        made = attempt.made if at_once else _autoencoded(model, attempt.batch, seed)
         pull = attempt.pull + weight * deception
         _backward(model.loss, made, pull, attempt.share, metrics)
     return metrics
@@ -176,6 +180,13 @@ def discriminator_gradients(
         torch.autograd.backward(loss, inputs=inputs)
         metrics.add_mean(terms.parts, share)
     return metrics
+
+
+def _autoencoded(model: Autoencoder, batch: MicroBatch, seed: int | None) -> Autoencoded:
+    """One pass, with dropout by this seed; None goes on with the numbers that come next."""
+    if seed is not None:
+        torch.manual_seed(seed)  # of all devices, none of which is waited for
+    return model.autoencode(*batch)
 
 
 def _attempt(

@@ -194,6 +194,24 @@ def test_micro_batches_count_as_the_batch_they_make_up(kind, start, sizes):
     assert_equal_gradients(gradients(model), want, rtol=1e-5)
 
 
+@KINDS
+def test_dropout_drops_the_same_in_both_passes_of_micro_batches(kind, monkeypatch):
+    model = FAMILY[kind](network={"dropout": 0.5}).train()
+    made, autoencode = [], model.autoencode
+
+    def recorded(*arguments):
+        made.append(autoencode(*arguments))
+        return made[-1]
+
+    monkeypatch.setattr(model, "autoencode", recorded)
+    shared_gradients(model, micro_batches(2, 2), step=1)
+    first, second = (
+        [each.reconstruction.detach() for each in half] for half in (made[:2], made[2:])
+    )
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    assert not torch.equal(model.autoencode(*micro_batches(2)[0]).reconstruction, first[0])
+
+
 class Calls:
     """Counts forward passes of the parts of a model."""
 
