@@ -28,17 +28,21 @@ BUCKET_ELEMENTS = 2**24  # 64 MiB of float32: a few large messages instead of hu
 
 
 def build_optimizer(
-    parameters: Iterable[Tensor], lr: float, config: Mapping[str, Any]
+    parameters: Iterable[Tensor], lr: float, config: Mapping[str, Any], *, fused: bool = True
 ) -> Optimizer:
     """The optimizer that a configuration names, over these parameters.
 
-    config: `target` (a class of torch.optim) and `params`, which may override `lr`. The fused
-    implementation is used where the class has one: one kernel instead of one per parameter.
+    config: `target` (a class of torch.optim) and `params`, which may override `lr`.
+    fused: use the fused implementation where the class has one and `params` name no other: one
+        kernel instead of one per parameter.
+
+    Raises ConfigError for parameters that the class does not take, and for what is no optimizer.
     """
     config = to_plain(config)
     params = {"lr": lr, **(config.get("params") or {})}
-    if "fused" in inspect.signature(locate(config["target"])).parameters:
-        params.setdefault("fused", True)
+    takes_fused = "fused" in inspect.signature(locate(config["target"])).parameters
+    if fused and takes_fused and not {"fused", "foreach", "differentiable"} & params.keys():
+        params["fused"] = True
     optimizer = instantiate_from_config(
         {"target": config["target"], "params": params},
         path="optimizer_config",
@@ -79,9 +83,14 @@ def clip_gradients(
 
     `norm`: their joint Euclidean norm is at most `value`.  `value`: each element is in
     [-value, value].
+
+    Raises ConfigError for a value below 0, which would turn gradients round, and for another
+    algorithm.
     """
     if not value:
         return
+    if value < 0:
+        raise ConfigError(f"gradient_clip_val={value}: expected 0 or more")
     if algorithm == "norm":
         torch.nn.utils.clip_grad_norm_(parameters, value)
     elif algorithm == "value":

@@ -1,5 +1,7 @@
 """Training of the second stage: what moves, how often, and what it is given."""
 
+from types import SimpleNamespace
+
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -177,6 +179,12 @@ def test_adamw_is_the_optimizer_unless_another_is_named():
     assert latent(optimizer_config=named).configure_optimizers().defaults["momentum"] == 0.5
 
 
+def test_gradients_that_are_scaled_are_not_left_to_a_fused_optimizer():
+    model = latent()
+    model.trainer = SimpleNamespace(precision="16-mixed")  # which needs a GPU to run
+    assert not model.configure_optimizers().defaults["fused"]
+
+
 def test_the_gradient_norm_is_logged_in_the_steps_that_are_written():
     seen = []
 
@@ -206,10 +214,10 @@ def test_an_example_is_given_the_same_times_and_noise_in_any_batch():
     assert not torch.equal(later.uniform("t"), model.draws(whole, step=7).uniform("t"))
 
 
-def test_examples_without_an_identity_are_numbered_by_rank():
+def test_examples_without_an_identity_are_numbered_by_rank_and_batch():
     examples = batch()
     del examples["sample_id"]
-    assert latent().draws(examples).keys == ["0/0", "0/1", "0/2", "0/3"]
+    assert latent().draws(examples, 2).keys == ["0/2/0", "0/2/1", "0/2/2", "0/2/3"]
 
 
 def test_uint8_images_are_scaled_to_minus_one_to_one():

@@ -171,6 +171,10 @@ def test_examples_without_an_identity_are_validated_too():
     loaded = torch.utils.data.DataLoader(Pictures(6), 4, collate_fn=nameless)
     first, second = (trainer().validate(model, loaded, verbose=False) for _ in range(2))
     assert first == second
+    # each batch has times of its own: two would leave eight of the ten tenths empty
+    one_by_one = torch.utils.data.DataLoader(Pictures(12), 1, collate_fn=nameless)
+    (metrics,) = trainer().validate(model, one_by_one, verbose=False)
+    assert len([name for name in metrics if name.startswith("val/loss_simple_t")]) > 2 * 3
 
 
 def test_a_test_is_a_validation_under_another_name():

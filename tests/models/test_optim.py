@@ -32,6 +32,15 @@ def test_optimizer_is_the_fused_one_its_configuration_names():
     assert optimizer.defaults["fused"]
 
 
+def test_another_implementation_of_an_optimizer_can_be_had():
+    weights = nn.Linear(2, 2).parameters()
+    config = {"target": "torch.optim.AdamW", "params": {"foreach": True}}
+    assert not build_optimizer(weights, 1e-3, config).defaults["fused"]
+    assert not build_optimizer(nn.Linear(2, 2).parameters(), 1e-3, ADAM, fused=False).defaults[
+        "fused"
+    ]
+
+
 def test_optimizer_leaves_frozen_parameters_out():
     layer = nn.Linear(2, 2)
     layer.bias.requires_grad_(False)
@@ -101,6 +110,11 @@ def test_no_clipping_leaves_gradients(value):
 def test_unknown_clipping_algorithm_is_an_error():
     with pytest.raises(ConfigError, match="gradient_clip_algorithm='max'"):
         clip_gradients(with_gradients([1.0]), 1.0, "max")
+
+
+def test_clipping_to_less_than_nothing_is_an_error():
+    with pytest.raises(ConfigError, match="gradient_clip_val=-1"):
+        clip_gradients(with_gradients([3.0, 4.0]), -1)
 
 
 def test_average_over_one_rank_is_the_gradient():

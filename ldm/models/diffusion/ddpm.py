@@ -146,17 +146,22 @@ class DDPM(PublishedMethods, pl.LightningModule):
 
     # training
 
-    def draws(self, batch: Batch, *, seed: int | None = None, step: int = 0) -> KeyedDraws:
-        """Random numbers of a batch, by the identity of each example."""
+    def draws(
+        self, batch: Batch, batch_idx: int = 0, *, seed: int | None = None, step: int = 0
+    ) -> KeyedDraws:
+        """Random numbers of a batch, by the identity of each example (`sample_id`).
+
+        batch_idx: tells examples without one apart.
+        """
         keys = batch.get("sample_id")
         if keys is None:  # then reproducible only for this division into ranks and batches
             size = len(batch[self.first_stage_key])
-            keys = [f"{self.global_rank}/{index}" for index in range(size)]
+            keys = [f"{self.global_rank}/{batch_idx}/{index}" for index in range(size)]
         return KeyedDraws(keys, self.seed if seed is None else seed, step, self.device)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of one batch, the mean over its examples."""
-        draws = self.draws(batch, step=self.global_step)
+        draws = self.draws(batch, batch_idx, step=self.global_step)
         z = self.encode(self.get_input(batch), draws)
         cond = self.conditioner(batch, draws=draws)
         denoiser = self._told(self.denoiser, draws)
@@ -200,8 +205,14 @@ class DDPM(PublishedMethods, pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW unless configured otherwise, with the learning-rate schedule, if any."""
+        # a fused optimizer takes the scale out of fp16's gradients by itself, too late for clipping
+        # and for their norm in the log
+        is_scaled = getattr(self._trainer, "precision", None) == "16-mixed"
         optimizer = build_optimizer(
-            self.learned_parameters(), self.learning_rate, self.optimizer_config
+            self.learned_parameters(),
+            self.learning_rate,
+            self.optimizer_config,
+            fused=not is_scaled,
         )
         if self.scheduler_config is None:
             return optimizer
@@ -216,7 +227,7 @@ class DDPM(PublishedMethods, pl.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Losses at times and noise that are each example's own, the same in every validation."""
-        draws = self.draws(batch, seed=VALIDATION_SEED)
+        draws = self.draws(batch, batch_idx, seed=VALIDATION_SEED)
         z = self.encode(self.get_input(batch), draws)
         cond = self.conditioner(batch)
         t, _ = Uniform().sample(sent_to(draws.uniform("t"), z.device), self.schedule)
@@ -389,6 +400,9 @@ class LatentDiffusion(DDPM):
 
         The scale is part of the state dict.
         """
-        latents = (self._latent(self.get_input(batch), self.draws(batch)) for batch in batches)
+        latents = (
+            self._latent(self.get_input(batch), self.draws(batch, index))
+            for index, batch in enumerate(batches)
+        )
         assert isinstance(self.scale_factor, Tensor)
         self.scale_factor.copy_(measured_scale(latents))

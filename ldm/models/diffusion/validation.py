@@ -49,13 +49,14 @@ class LossByTime:
         means = {}
         for key, (total, count) in zip(self._sums, tables.unbind(), strict=True):
             means[key] = (total.sum() / count.sum()).float()
-            name, _, suffix = key.partition("_ema")
+            name, suffix = (key.removesuffix("_ema"), "_ema" if key.endswith("_ema") else "")
             if name == "loss_simple":
                 by_bucket = (total / count).float()
-                ending = "_ema" if "_ema" in key else ""
-                for label, mean, number in zip(self._labels(), by_bucket, count, strict=True):
+                for label, mean, number in zip(
+                    self._labels(), by_bucket, count.tolist(), strict=True
+                ):
                     if number:
-                        means[f"{name}_{label}{ending}{suffix}"] = mean
+                        means[f"{name}_{label}{suffix}"] = mean
         self._sums = {}
         return means
 
