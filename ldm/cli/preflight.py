@@ -104,7 +104,12 @@ def _needed(model: Any) -> dict[str, str]:
     if not hasattr(model, "conditioner"):
         return {model.image_key: "model.params.image_key"}
     entries = {model.first_stage_key: "model.params.first_stage_key"}
-    return entries | {part.key: "model.params.cond_stage_key" for part in model.conditioner.parts}
+    for part in model.conditioner.parts:
+        # an encoder's own key comes before the model's
+        has_own = part.embedder.key is not None
+        name = "cond_stage_config (its `key`)" if has_own else "cond_stage_key"
+        entries[part.key] = f"model.params.{name}"
+    return entries
 
 
 def _check_images(model: Any, sample: Mapping[str, Any]) -> None:

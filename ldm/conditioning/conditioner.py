@@ -33,7 +33,7 @@ class Part:
         if self.key not in batch:
             raise KeyError(
                 f"the condition {self.key!r} is not in the batch, which holds {sorted(batch)}; "
-                "set cond_stage_key to one of these"
+                "set cond_stage_key, or the encoder's own `key`, to one of these"
             )
         value = batch[self.key]
         is_image = self.slot == "concat" and isinstance(value, Tensor)

@@ -49,8 +49,8 @@ class BERTTokenizer:
         if path.suffix == ".txt":
             if not path.is_file():
                 raise ConfigError(f"tokenizer: there is no vocabulary file {name!r}")
-            vocabulary = path.read_text(encoding="utf-8").split()
-            ids = {token: index for index, token in enumerate(vocabulary)}
+            with path.open(encoding="utf-8") as lines:
+                ids = {line.rstrip("\n"): index for index, line in enumerate(lines)}
             self._tokenizer = BertTokenizer(vocab=ids, do_lower_case=True)
         else:
             self._tokenizer = _from_hub(BertTokenizer, name, "the tokenizer")

@@ -70,6 +70,11 @@ FAULTS = {
         [f"{PICTURES}.stepz=2"],
         [f"{PICTURES}.stepz", "did you mean 'steps'?"],
     ),
+    "an encoder's key that the data does not have": (
+        "second.yaml",
+        ["model.params.cond_stage_config.params.key=klass"],
+        ["model.params.cond_stage_config (its `key`): 'klass'", "class_label"],
+    ),
     "an empty folder": (
         "folder.yaml",
         [],

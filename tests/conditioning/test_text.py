@@ -58,6 +58,12 @@ def test_captions_become_tokens_of_a_fixed_number(vocabulary):
     ]
 
 
+def test_the_line_of_a_word_piece_is_its_number(tmp_path):
+    path = tmp_path / "vocab.txt"
+    path.write_text("[PAD]\n\n[UNK]\n[CLS]\n[SEP]\na\n", encoding="utf-8")  # one line is empty
+    assert BERTTokenizer(str(path), max_length=3)(["a"]).tolist() == [[3, 5, 4]]
+
+
 def test_a_word_that_is_not_in_the_vocabulary_is_unknown(vocabulary):
     assert BERTTokenizer(vocabulary, max_length=3)(["green"]).tolist() == [[2, 1, 3]]
 

@@ -284,6 +284,8 @@ def test_a_conditioning_key_that_contradicts_its_encoders_is_refused():
 def test_an_encoder_in_a_list_must_say_what_it_reads():
     nameless = {"target": "ldm.conditioning.spatial.SpatialRescaler"}
     refused("SpatialRescaler needs a `key`", parameters(cond_stage_config=[nameless, labels()]))
+    plain = {"target": "torch.nn.Identity"}
+    refused("Identity is one of several encoders", parameters(cond_stage_config=[plain, labels()]))
 
 
 def test_the_first_stage_can_be_the_conditioner():

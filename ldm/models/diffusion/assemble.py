@@ -214,13 +214,10 @@ def _condition(flat: Config, first_stage: Any) -> tuple[nn.Module | None, Condit
         part = _first_stage_part(flat, first_stage, _slot(key))
         return None, Conditioner((part,)), key
     built = build(config, path="cond_stage_config")
-    if isinstance(built, list):
-        parts = tuple(_part(each, each.key, each.slot) for each in built)
-        return nn.ModuleList(built), Conditioner(parts), _key_of(parts, flat)
-    if isinstance(built, HybridConditioner):
-        halves = (built.concat_conditioner, built.crossattn_conditioner)
-        parts = tuple(_part(half, half.key, half.slot) for half in halves)
-        return built, Conditioner(parts), _key_of(parts, flat)
+    if isinstance(built, list | HybridConditioner):
+        registered = nn.ModuleList(built) if isinstance(built, list) else built
+        parts = tuple(_own_part(each) for each in registered.children())
+        return registered, Conditioner(parts), _key_of(parts, flat)
     is_natural = isinstance(built, Embedder) and not {"conditioning_key", "concat_mode"} & set(flat)
     part = _part(
         built,
@@ -247,6 +244,16 @@ def _part(module: nn.Module, key: str | None, slot: Slot) -> Part:
         )
     embedder = module if isinstance(module, Embedder) else FunctionEmbedder(module)
     return Part(embedder, key, slot)
+
+
+def _own_part(module: nn.Module) -> Part:
+    """One of several encoders, each of which says itself what it reads and fills."""
+    if not isinstance(module, Embedder):
+        raise ConfigError(
+            f"cond_stage_config: {type(module).__name__} is one of several encoders and says "
+            "neither what it reads nor which slot it fills; expected an `Embedder`"
+        )
+    return _part(module, module.key, module.slot)
 
 
 def _first_stage_part(flat: Config, first_stage: FirstStage, slot: Slot) -> Part:
