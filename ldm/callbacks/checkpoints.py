@@ -237,7 +237,9 @@ class LastCheckpoint(pl.Callback):
 
 
 class MonitorCheck(pl.Callback):
-    """Stops before training when validation does not report the metric that decides on the best.
+    """Stops at the first validation that does not report the metric that decides on the best.
+
+    That is the one before training, unless `num_sanity_val_steps` is 0.
 
     metric: name of the metric, e.g. `val/rec_loss`.
     """
@@ -247,6 +249,14 @@ class MonitorCheck(pl.Callback):
 
     def on_sanity_check_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Raise ConfigError, with the nearest metric there is."""
+        self._check(trainer)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """The same, when there was no check before."""
+        if not trainer.sanity_checking:
+            self._check(trainer)
+
+    def _check(self, trainer: pl.Trainer) -> None:
         found = list(trainer.callback_metrics)
         if found and self.metric not in found:
             hint = did_you_mean(self.metric, found) or f"; it reports {', '.join(found)}"

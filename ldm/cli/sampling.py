@@ -240,8 +240,10 @@ def draw_all(
 ) -> Iterator[NDArray[np.uint8]]:
     """Images (H, W, C) uint8, one per seed, with a bar that shows the time left.
 
-    Raises ConfigError at once for steps or a size that the model cannot take.
+    Raises ConfigError at once for steps, a scale or a size that the model cannot take.
     """
+    if args.scale != 1 and not entries:
+        raise ConfigError(f"--scale {args.scale:g}: an unconditional model has nothing to follow")
     options = {
         "batch_size": args.batch_size,
         "steps": _steps(args.steps, model),

@@ -35,6 +35,8 @@ _NOISE = (
     r"The dirpath has changed from",  # as it does with --resume_from_checkpoint
     r"Using ModelCheckpoint with manual optimization",  # weights after the step are what is meant
     r"Found \d+ module\(s\) in eval mode",  # the frozen first stage
+    r"It is recommended to use `self.log\(",  # they are means over processes
+    r"`broadcast_buffers` is deprecated",  # its successor copies buffers at the start
     r"`ModelCheckpoint\(monitor=.*could not find the monitored key",  # MonitorCheck knows better
 )
 

@@ -92,3 +92,8 @@ def test_a_monitored_metric_that_is_not_reported_is_an_error_before_training(tra
     with pytest.raises(ConfigError, match="it reports val/loss"):
         MonitorCheck("psnr").on_sanity_check_end(trainer, Validated())
     MonitorCheck("val/loss").on_sanity_check_end(trainer, Validated())
+
+
+def test_it_is_an_error_after_the_first_validation_where_there_was_none_before(trainer):
+    with pytest.raises(ConfigError, match="'val/los'; did you mean 'val/loss'"):
+        MonitorCheck("val/los").on_validation_end(trainer, Validated())

@@ -209,6 +209,7 @@ def test_the_terminal_shows_our_words_only(place):
 def test_two_processes_share_one_run(place, config):
     write_here(config())
     words = ["--accelerator", "cpu", "--devices", "2", "--max_steps", "2"]
+    words += ["--val_check_interval", "1"]
     code, said = run_main(["-b", "config.yaml", "-t", *words], place, timeout=300)
     assert code == 0, said
     run = only_run(place / "logs")
@@ -216,6 +217,7 @@ def test_two_processes_share_one_run(place, config):
     assert checkpoint["global_step"] == 2
     assert checkpoint["DataModuleFromConfig"] == {"epoch": 0, "samples": 16}
     assert said.count("run directory") == 1
+    assert ".py:" not in said  # no warning
 
 
 @pytest.mark.slow

@@ -179,6 +179,7 @@ def test_a_checkpoint_outside_its_run_needs_the_configuration(runs, tmp_path, ca
         (sample, "class", ["--classes", 99], ["--classes 99", "0 to 24"]),
         (sample, "class", ["--classes", 1, -1], ["--classes 1 -1", "0 to 24"]),
         (sample, "plain", ["--classes", 1], ["--classes 1", "without classes"]),
+        (sample, "plain", ["--scale", 2], ["--scale 2", "unconditional"]),
         (sample, "plain", ["--n", 0], ["--n 0", "1 or more"]),
         (sample, "plain", ["--batch-size", 0], ["--batch-size 0", "1 or more"]),
         (sample, "plain", ["--seed", -3], ["--seed -3", "0 or more"]),
