@@ -8,7 +8,6 @@ Denoisers are plain callables, not modules: wrapping adds no key to a state dict
 from __future__ import annotations
 
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Protocol
 
 import numpy as np
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from ldm.diffusion.draws import Draws, normal_like
 from ldm.diffusion.parameterization import check_parameterization, to_prediction
 from ldm.diffusion.schedule import Schedule
+from ldm.spelling import require_known
 from ldm.tensor import expand_to
 from ldm.types import Conditioning, Prediction
 
@@ -56,13 +56,8 @@ class DiffusionWrapper(nn.Module):
     def __init__(self, diffusion_model: nn.Module, conditioning_key: str | None = None) -> None:
         """ValueError names the nearest conditioning key when one is misspelt."""
         super().__init__()
-        if conditioning_key not in CONDITIONING_KEYS:
-            names = [name for name in CONDITIONING_KEYS if name]
-            nearest = get_close_matches(str(conditioning_key), names, n=1, cutoff=0.0)[0]
-            raise ValueError(
-                f"unknown conditioning_key {conditioning_key!r}: expected null or one of "
-                f"{', '.join(names)}; did you mean {nearest!r}?"
-            )
+        if conditioning_key is not None:
+            require_known("conditioning_key", conditioning_key, filter(None, CONDITIONING_KEYS))
         self.diffusion_model = diffusion_model
         self.conditioning_key = conditioning_key
         self.slots = CONDITIONING_KEYS[conditioning_key]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +15,7 @@ from ldm.diffusion.parameterization import check_parameterization, target
 from ldm.diffusion.times import TimeSampler
 from ldm.diffusion.times import Uniform as UniformTimes
 from ldm.diffusion.weighting import Elbo, Uniform, Weighting
+from ldm.spelling import require_known
 from ldm.tensor import expand_to, mean_flat, sent_to
 from ldm.types import Conditioning, LossTerms
 
@@ -62,15 +62,10 @@ class Objective:
     def __post_init__(self) -> None:
         """Refuse unknown names, with the nearest one, and a weight without its term."""
         check_parameterization(self.parameterization)
+        require_known("norm", self.norm, NORMS)
         if self.elbo_weight and self.elbo is None:
             raise ValueError(
                 f"elbo_weight is {self.elbo_weight}, but elbo is None: expected Elbo()"
-            )
-        if self.norm not in NORMS:
-            nearest = get_close_matches(str(self.norm), NORMS, n=1, cutoff=0.0)[0]
-            raise ValueError(
-                f"unknown norm {self.norm!r}: expected one of {', '.join(NORMS)}; "
-                f"did you mean {nearest!r}?"
             )
 
     def __call__(

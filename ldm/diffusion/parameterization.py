@@ -13,11 +13,11 @@ where there is no signal, predicting x0 where there is no noise, v and flow nowh
 from __future__ import annotations
 
 from collections.abc import Callable
-from difflib import get_close_matches
 
 import torch
 from torch import Tensor
 
+from ldm.spelling import require_known
 from ldm.tensor import expand_to
 from ldm.types import Prediction
 
@@ -44,12 +44,7 @@ PARAMETERIZATIONS: dict[str, Callable[[Tensor, Tensor], tuple[Level, Level]]] = 
 
 def check_parameterization(name: str) -> None:
     """Raise ValueError, with the nearest known name, unless `name` is a parameterization."""
-    if name not in PARAMETERIZATIONS:
-        nearest = get_close_matches(str(name), PARAMETERIZATIONS, n=1, cutoff=0.0)[0]
-        raise ValueError(
-            f"unknown parameterization {name!r}: expected one of "
-            f"{', '.join(PARAMETERIZATIONS)}; did you mean {nearest!r}?"
-        )
+    require_known("parameterization", name, PARAMETERIZATIONS)
 
 
 def target(name: str, x0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from difflib import get_close_matches
 from typing import Self
 
 import numpy as np
@@ -16,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ldm.spelling import require_known
 from ldm.tensor import expand_to
 
 __all__ = [
@@ -230,15 +230,9 @@ class PublishedSchedule(DiscreteSchedule):
             betas = np.asarray(given_betas, dtype=np.float64)
         elif beta_schedule == "cosine":
             betas = _cosine(_positive(timesteps), cosine_s)
-        elif beta_schedule in BETA_SCHEDULES:
-            betas = BETA_SCHEDULES[beta_schedule](_positive(timesteps), linear_start, linear_end)
         else:
-            names = [*BETA_SCHEDULES, "cosine"]
-            nearest = get_close_matches(beta_schedule, names, n=1, cutoff=0.0)[0]
-            raise ValueError(
-                f"unknown beta_schedule {beta_schedule!r}: expected one of {', '.join(names)}; "
-                f"did you mean {nearest!r}?"
-            )
+            require_known("beta_schedule", beta_schedule, [*BETA_SCHEDULES, "cosine"])
+            betas = BETA_SCHEDULES[beta_schedule](_positive(timesteps), linear_start, linear_end)
         super().__init__(rescale_to_zero_snr(betas) if zero_terminal_snr else betas)
 
 

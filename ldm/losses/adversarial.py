@@ -8,12 +8,12 @@ Esser et al., Taming Transformers for High-Resolution Image Synthesis (arXiv:201
 from __future__ import annotations
 
 from collections.abc import Callable
-from difflib import get_close_matches
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ldm.spelling import require_known
 from ldm.tensor import mean_flat
 
 __all__ = [
@@ -55,11 +55,8 @@ _DISCRIMINATOR_LOSSES: dict[str, DiscriminatorLoss] = {
 
 
 def discriminator_loss(name: str) -> DiscriminatorLoss:
-    """The discriminator's loss of this name: `hinge` or `vanilla`."""
-    if name not in _DISCRIMINATOR_LOSSES:
-        known = list(_DISCRIMINATOR_LOSSES)
-        near = get_close_matches(str(name), known, n=1, cutoff=0.0)[0]
-        raise ValueError(f"disc_loss={name!r}: expected one of {known}; did you mean {near!r}?")
+    """The discriminator's loss of this name, `hinge` or `vanilla`; ValueError for another."""
+    require_known("disc_loss", name, _DISCRIMINATOR_LOSSES)
     return _DISCRIMINATOR_LOSSES[name]
 
 

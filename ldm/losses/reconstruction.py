@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from difflib import get_close_matches
 
 import torch
 from torch import Tensor
 
 from ldm.losses.perceptual import LPIPS
+from ldm.spelling import require_known
 from ldm.tensor import mean_flat
 
-__all__ = ["ReconstructionError", "codebook_use", "laplace_nll", "reconstruction_error"]
+__all__ = [
+    "ReconstructionError",
+    "check_pixel_loss",
+    "codebook_use",
+    "laplace_nll",
+    "reconstruction_error",
+]
 
 PIXEL_LOSSES = ("l1", "l2")
 
@@ -49,12 +55,8 @@ def reconstruction_error(
 
 
 def check_pixel_loss(name: str) -> str:
-    """The name, if it is `l1` or `l2`."""
-    if name not in PIXEL_LOSSES:
-        near = get_close_matches(str(name), PIXEL_LOSSES, n=1, cutoff=0.0)[0]
-        raise ValueError(
-            f"pixel_loss={name!r}: expected one of {list(PIXEL_LOSSES)}; did you mean {near!r}?"
-        )
+    """The name, if it is `l1` or `l2`; ValueError for another."""
+    require_known("pixel_loss", name, PIXEL_LOSSES)
     return name
 
 

@@ -47,5 +47,7 @@ def test_perplexity_of_codes_used_alike_is_their_number(used):
 
 
 def test_unknown_pixel_loss_names_the_nearest():
-    with pytest.raises(ValueError, match=r"pixel_loss='l22'.*did you mean 'l2'"):
+    with pytest.raises(
+        ValueError, match=r"^pixel_loss: 'l22'; expected one of l1, l2; did you mean 'l2'"
+    ):
         check_pixel_loss("l22")
