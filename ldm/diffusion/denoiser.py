@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -107,8 +106,7 @@ class NetDenoiser:
     def __post_init__(self) -> None:
         """Refuse an unknown parameterization, and eps where the schedule reaches pure noise."""
         check_parameterization(self.parameterization)
-        alpha, _ = self.schedule.exact(np.array([self.schedule.t_max]))
-        if self.parameterization == "eps" and alpha[0] == 0:
+        if self.parameterization == "eps" and self.schedule.ends_in_pure_noise:
             raise ValueError(
                 f"{type(self.schedule).__name__} ends in pure noise, from which eps says nothing "
                 "about x0: predict v, x0 or flow"

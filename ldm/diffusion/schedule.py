@@ -58,6 +58,12 @@ class Schedule(nn.Module, ABC):
     def time_of_log_snr(self, log_snr: Array) -> Array:
         """Inverse of log_snr(t) in float64; outside the schedule, the nearest time of it."""
 
+    @property
+    def ends_in_pure_noise(self) -> bool:
+        """Whether nothing is left of the data at t_max: alpha is 0, and eps says nothing of x0."""
+        alpha, _ = self.exact(np.array([self.t_max]))
+        return bool(alpha[0] == 0)
+
     def alpha(self, t: Tensor) -> Tensor:
         """Signal level at times t (B,): (B,)."""
         return self.coefficients(t)[0]

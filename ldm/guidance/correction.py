@@ -55,11 +55,20 @@ class Corrected:
 
     corrector: (eps, x_t, t, cond) to a new eps (B, C, H, W), such as eps minus the gradient of a
     classifier. Runs with gradients enabled; what the denoiser gave it carries none.
+    Raises ValueError for a schedule that ends in pure noise, where a changed eps has no x0.
     """
 
     denoiser: Denoiser
     schedule: Schedule
     corrector: Callable[[Tensor, Tensor, Tensor, Conditioning | None], Tensor]
+
+    def __post_init__(self) -> None:
+        """Refuse a schedule that ends in pure noise."""
+        if self.schedule.ends_in_pure_noise:
+            raise ValueError(
+                f"{type(self.schedule).__name__} ends in pure noise, from which a corrected eps "
+                "says nothing about x0: correct x0 instead, in a denoiser of your own"
+            )
 
     def __call__(self, x_t: Tensor, t: Tensor, cond: Conditioning | None) -> Prediction:
         """Prediction with the corrected eps and the x0 that agrees with it, both (B, C, H, W)."""

@@ -1,8 +1,9 @@
 """Corrections of a prediction: limits, codes, a changed eps."""
 
+import pytest
 import torch
 
-from ldm.diffusion.schedule import PublishedSchedule
+from ldm.diffusion.schedule import PublishedSchedule, RectifiedFlow
 from ldm.guidance.correction import Clipped, Corrected, Quantized
 from ldm.tensor import expand_to
 from tests.gaussian import GaussianDenoiser
@@ -58,3 +59,9 @@ def test_a_corrector_may_take_gradients_inside_a_sampler():
     torch.testing.assert_close(prediction.eps, INNER(X, T, None).eps - X)
     assert not prediction.x0.requires_grad
     assert not prediction.eps.requires_grad
+
+
+@pytest.mark.parametrize("schedule", [RectifiedFlow(), PublishedSchedule(zero_terminal_snr=True)])
+def test_eps_is_not_corrected_where_a_schedule_ends_in_pure_noise(schedule):
+    with pytest.raises(ValueError, match="ends in pure noise"):
+        Corrected(INNER, schedule, lambda eps, x, t, cond: eps)
