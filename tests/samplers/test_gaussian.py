@@ -48,14 +48,15 @@ def test_error_falls_with_the_order_of_the_sampler(sampler, order):
         (VarianceExploding(), Karras()),
     ],
 )
-@pytest.mark.parametrize("sampler", [DDIM, DPMSolver])
-def test_every_schedule_leads_to_the_solution(sampler, schedule, grid):
+@pytest.mark.parametrize(("sampler", "error"), [(DDIM, 1e-2), (DPMSolver, 1e-3)])
+def test_every_schedule_leads_to_the_solution(sampler, error, schedule, grid):
     denoiser = GaussianDenoiser(schedule)
     x = X * schedule.prior_std
     end = sampler(grid=grid).sample(denoiser, x, schedule=schedule, steps=400)
     want = denoiser.flow(x, schedule.t_max, schedule.t_clean)
-    # first order over 400 steps; noise starts at 80 standard deviations in one schedule
-    torch.testing.assert_close(end, want, rtol=0, atol=0.03)
+    # of first and of second order in 1 / 400, times what the schedule makes of it (measured: 7e-3
+    # where the noise starts at 80 standard deviations, and 5e-4 from pure noise)
+    torch.testing.assert_close(end, want, rtol=0, atol=error)
 
 
 @pytest.mark.parametrize("sampler", EVERY, ids=repr)
