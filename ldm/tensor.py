@@ -46,7 +46,7 @@ def to_image_tensor(images: Tensor) -> Tensor:
 
     images: (B, H, W, C) or (B, H, W); uint8 in 0..255, or floating point already in [-1, 1].
     Returns (B, C, H, W) floating point in [-1, 1]; channels-last in memory on CUDA, where
-    convolutions want it, contiguous on a CPU, where GroupNorm is several times faster so.
+    convolutions want it, contiguous elsewhere, where the networks arrange what is large enough.
     """
     if images.ndim == 3:
         images = images[..., None]

@@ -37,7 +37,7 @@ def test_floating_point_images_are_taken_as_they_are(dtype):
     images = torch.rand(2, 4, 5, 3).to(dtype)
     got = to_image_tensor(images)
     assert torch.equal(got, images.permute(0, 3, 1, 2))
-    assert got.is_contiguous()  # GroupNorm on a CPU wants it so
+    assert got.is_contiguous()
 
 
 def test_double_precision_images_become_single():
