@@ -227,6 +227,25 @@ def test_tokens_must_have_the_width_that_the_network_attends_to():
     )
 
 
+def words(**changes):
+    params = {"n_embed": 6, "vocab_size": 9, "key": "caption"} | changes
+    return {"target": "ldm.conditioning.words.BagOfWords", "params": params}
+
+
+def test_a_vector_must_have_the_width_that_the_network_projects():
+    fitting = unet(**ATTENDING, adm_in_channels=6)
+    both = parts(cond_stage_config=[labels(), words()], unet_config=fitting)
+    assert both.conditioning_key == "crossattn-adm"
+    refused(
+        "unet_config.params.adm_in_channels: 6, but the condition gives vectors of width 5",
+        parameters(cond_stage_config=[labels(), words(n_embed=5)], unet_config=fitting),
+    )
+    refused(
+        "unet_config.params.adm_in_channels: None, but the condition gives vectors of width 6",
+        parameters(cond_stage_config=words(), unet_config=unet()),
+    )
+
+
 # where a condition enters
 
 
@@ -352,7 +371,9 @@ def test_a_learned_log_variance_needs_integer_times():
     params = without(parameters(), "timesteps", "linear_start", "linear_end")
     params |= {"schedule_config": RectifiedFlow(), "learn_logvar": True}
     params["objective_config"] = Objective("flow")
-    with pytest.raises(ConfigError, match="learn_logvar: needs a schedule of integer times"):
+    with pytest.raises(
+        ConfigError, match="learn_logvar, logvar_init: need a schedule of integer times"
+    ):
         LatentDiffusion(**params)
 
 

@@ -115,7 +115,7 @@ def test_the_measured_scale_matches_the_reference(monkeypatch):
     case = Case(SPECIFICS, "scale_by_std_kl")
     model, batch = built(case), {"image": case.input("image")}
     draws = GivenDraws({"posterior": case.input("posterior_noise")})
-    monkeypatch.setattr(model, "draws", lambda batch: draws)
+    monkeypatch.setattr(model, "draws", lambda batch, index: draws)
     case.check("scale_factor_before", model.scale_factor)
     model.measure_scale([batch])
     case.check("scale_factor_after", model.scale_factor)
@@ -221,7 +221,7 @@ class Trajectory:
     def run(self):
         """Train as the trainer does, with the recorded times and noise."""
         model, training_step = self.model, self.model.training_step
-        model.draws = lambda batch, step=0: self.draws(step)
+        model.draws = lambda batch, index, step=0: self.draws(step)
         model.on_before_optimizer_step = self.record
 
         def kept_loss(batch, batch_idx):

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NotRequired, Required, TypedDict, get_type_hints
 
+import torch
 from torch import Tensor, nn
 
 from ldm.autoencoders.base import FirstStage, first_latent
@@ -126,6 +127,7 @@ class Components:
     conditioning_key: str | None
     first_stage: Any  # a module that is a `FirstStage`, or None
     cond_stage: nn.Module | None  # what is registered as `cond_stage_model`
+    logvar: Tensor | None  # (T,) log-variance per time, a parameter if learned; None for 0
     condition_times: Tensor | None  # see `NoisedCondition`; None for a clean condition
 
 
@@ -150,6 +152,7 @@ def assemble(flat: Config, schema: type) -> Components:
         conditioning_key=key,
         first_stage=first_stage,
         cond_stage=cond_stage,
+        logvar=_logvar(flat, schedule),
         condition_times=_condition_times(flat, schedule),
     )
 
@@ -175,6 +178,16 @@ def _schedule(flat: Config) -> Schedule:
     if flat.get("schedule_config") is not None:
         return build(flat["schedule_config"], path="schedule_config")  # type: ignore[no-any-return]
     return PublishedSchedule(**{key: flat[key] for key in _SCHEDULE_KEYS if key in flat})
+
+
+def _logvar(flat: Config, schedule: Schedule) -> Tensor | None:
+    start, is_learned = flat.get("logvar_init", 0.0), flat.get("learn_logvar", False)
+    if not (is_learned or start):
+        return None
+    if schedule.num_timesteps is None:
+        raise ConfigError("learn_logvar, logvar_init: need a schedule of integer times")
+    table = torch.full((schedule.num_timesteps,), float(start))
+    return nn.Parameter(table) if is_learned else table
 
 
 def _condition_times(flat: Config, schedule: Schedule) -> Tensor | None:
@@ -297,6 +310,7 @@ def _check_widths(
             f"unet_config.params.in_channels: {found}, but {origin} {channels} channels{joined}"
         )
     _check_context(net, conditioner)
+    _check_vector(net, conditioner)
 
 
 def _check_context(net: nn.Module, conditioner: Conditioner) -> None:
@@ -315,3 +329,15 @@ def _check_context(net: nn.Module, conditioner: Conditioner) -> None:
                 f"unet_config.params.context_dim: {expected}, but "
                 f"{type(part.embedder).__name__} gives tokens of width {width}"
             )
+
+
+def _check_vector(net: nn.Module, conditioner: Conditioner) -> None:
+    """Vectors y are projected from their summed width; labels, which have none, are looked up."""
+    widths = [part.embedder.embed_dim for part in conditioner.parts if part.slot == "vector"]
+    expected = getattr(net, "adm_in_channels", None)
+    if not widths or None in widths or expected == sum(filter(None, widths)):
+        return
+    raise ConfigError(
+        f"unet_config.params.adm_in_channels: {expected}, but the condition gives vectors of width "
+        f"{' + '.join(map(str, widths))}"
+    )

@@ -55,7 +55,7 @@ class DDPM(PublishedMethods, pl.LightningModule):
 
     learning_rate: float = 1e-4
     seed: int = 23
-    logvar: Tensor | None
+    logvar: Tensor | None  # (T,), a parameter where it is learned; None where it is 0
     cond_ids: Tensor | None  # (T,), time of the condition's noise for each time; None without it
 
     def __init__(self, **config: Unpack[DDPMConfig]) -> None:
@@ -71,7 +71,10 @@ class DDPM(PublishedMethods, pl.LightningModule):
         self.conditioner = parts.conditioner
         if isinstance(self.objective.times, nn.Module):
             self.times = self.objective.times  # registered: what it has learned is saved
-        self._wire_logvar(config)
+        if isinstance(parts.logvar, nn.Parameter):
+            self.logvar = parts.logvar
+        else:
+            self.register_buffer("logvar", parts.logvar, persistent=False)
         self.register_buffer("cond_ids", parts.condition_times, persistent=False)
         self.model_ema = (
             EMA(self.model, config.get("ema_decay", 0.9999))
@@ -87,20 +90,6 @@ class DDPM(PublishedMethods, pl.LightningModule):
         self.optimizer_config = config.get("optimizer_config") or ADAMW
         self.scheduler_config = config.get("scheduler_config")
         self.val_losses = LossByTime(self.schedule)
-
-    def _wire_logvar(self, config: Config) -> None:
-        """A log-variance per time where it is learned or not zero, else None."""
-        start, is_learned = config.get("logvar_init", 0.0), config.get("learn_logvar", False)
-        if not (is_learned or start):
-            self.logvar = None
-            return
-        if self.schedule.num_timesteps is None:
-            raise ConfigError("learn_logvar: needs a schedule of integer times")
-        table = torch.full((self.schedule.num_timesteps,), float(start))
-        if is_learned:
-            self.logvar = nn.Parameter(table)
-        else:
-            self.register_buffer("logvar", table, persistent=False)
 
     def _restore(self, config: Config) -> None:
         if not config.get("ckpt_path"):
