@@ -94,3 +94,12 @@ def test_the_condition_may_be_the_learned_one():
 def test_plms_has_no_eta():
     with pytest.raises(ValueError, match="PLMS is deterministic"):
         PLMSSampler(latent()).sample(5, 1, (3, 4, 4), eta=0.5)
+
+
+def test_no_argument_is_passed_over_in_silence():
+    sampler, arguments = DDIMSampler(latent()), (5, 1, (3, 4, 4))
+    sampler.sample(*arguments, verbose=False, quantize_x0=False, noise_dropout=0.0)
+    with pytest.raises(ValueError, match="quantize_x0=True is not offered"):
+        sampler.sample(*arguments, quantize_x0=True)
+    with pytest.raises(TypeError, match="'unconditional_guidance_scal'"):
+        sampler.sample(*arguments, unconditional_guidance_scal=3.0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,6 +22,11 @@ if TYPE_CHECKING:
     from ldm.models.diffusion.ddpm import DDPM
 
 __all__ = ["DDIMSampler"]
+
+
+# published: say what is printed, or belong to what is switched off
+UNUSED = ("verbose", "normals_sequence", "corrector_kwargs")
+NOT_OFFERED = ("img_callback", "quantize_x0", "score_corrector", "noise_dropout")
 
 
 class DDIMSampler:
@@ -53,13 +58,18 @@ class DDIMSampler:
         log_every_t: int = 100,
         unconditional_guidance_scale: float = 1.0,
         unconditional_conditioning: Published = None,
-        **_published: Any,
+        **published: Any,
     ) -> tuple[Tensor, dict[str, list[Tensor]]]:
         """Latents (B, C, h, w), and the states and estimates of x0 on the way to them.
 
-        mask: 1 keeps `x0`.  Randomness comes from torch's global generator, as published.
-        Raises ValueError for S that the published grid cannot make (S = 3 of T = 1000).
+        mask: 1 keeps `x0`.  published: arguments that change nothing (`UNUSED`), and those that
+        are not offered, at the values that switch them off.
+        Randomness comes from torch's global generator, as published.
+
+        Raises ValueError for S that the published grid cannot make (S = 3 of T = 1000), and for
+        what is not offered; TypeError for an argument that never was.
         """
+        _refuse(published)
         model, key = self.model, self.model.model.conditioning_key
         device = model.device
         generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
@@ -90,3 +100,12 @@ class DDIMSampler:
             callback=keep,
         )
         return samples, record
+
+
+def _refuse(published: Mapping[str, Any]) -> None:
+    """Raise for an argument that would be passed over in silence."""
+    for name, value in published.items():
+        if name not in (*UNUSED, *NOT_OFFERED):
+            raise TypeError(f"sample() got an unexpected keyword argument {name!r}")
+        if name in NOT_OFFERED and value:
+            raise ValueError(f"{name}={value!r} is not offered; a denoiser around the model's can")
