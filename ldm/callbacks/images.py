@@ -123,7 +123,7 @@ class ImageLogger(pl.Callback):
             pictures = make(first_examples(batch, count), split=split, **self.kwargs)
         module.train(was_training)
         for name, images in pictures.items():
-            self._write(trainer, split, name, images[: self.max_images * 8], index)
+            self._write(trainer, split, name, images, index)
 
     def _write(
         self, trainer: pl.Trainer, split: str, name: str, images: Tensor, index: int

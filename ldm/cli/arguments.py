@@ -85,11 +85,6 @@ class Devices:
     accelerator: str
     devices: int | list[int]
 
-    @property
-    def count(self) -> int:
-        """Number of devices on this machine; 0 stands for "all there are"."""
-        return len(self.devices) if isinstance(self.devices, list) else max(self.devices, 0)
-
 
 @dataclass(frozen=True)
 class Arguments:

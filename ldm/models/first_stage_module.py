@@ -212,6 +212,7 @@ class FirstStageModule(pl.LightningModule, ABC):
 
     def on_fit_start(self) -> None:
         """Refuse what would fail or mislead later; make Lightning count as this module does."""
+        self._held = []  # a training that ended within a step may have left some
         try:
             self.loss.require_weights()
         except ValueError as error:
