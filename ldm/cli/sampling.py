@@ -20,6 +20,7 @@ from tqdm import tqdm
 from ldm.cli.rundir import resume_run
 from ldm.conditioning.labels import ClassEmbedder
 from ldm.conditioning.text import BERTEmbedder, FrozenCLIPEmbedder
+from ldm.conditioning.words import BagOfWords
 from ldm.config import ConfigError, check, instantiate_from_config, load, to_plain, trust
 from ldm.evaluation.drawing import draw
 from ldm.log import log
@@ -40,7 +41,7 @@ __all__ = [
 ]
 
 EXIT_CONFIG = 2
-READS_TEXT = (BERTEmbedder, FrozenCLIPEmbedder)
+READS_TEXT = (BERTEmbedder, BagOfWords, FrozenCLIPEmbedder)
 GRID_LIMIT = 64  # images on a grid
 
 

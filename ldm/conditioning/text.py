@@ -14,7 +14,15 @@ from ldm.config import ConfigError
 from ldm.nets.text import Encoder, TransformerWrapper
 from ldm.tensor import sent_to
 
-__all__ = ["BERTEmbedder", "BERTTokenizer", "FrozenCLIPEmbedder", "TransformerEmbedder"]
+__all__ = [
+    "BERTEmbedder",
+    "BERTTokenizer",
+    "Captions",
+    "FrozenCLIPEmbedder",
+    "TransformerEmbedder",
+    "drop_captions",
+    "fitting_tokenizer",
+]
 
 Captions = Sequence[str]
 
@@ -70,6 +78,17 @@ class BERTTokenizer:
             return_tensors="pt",
         )
         return encoded["input_ids"]  # type: ignore[no-any-return]
+
+
+def fitting_tokenizer(name: str, max_length: int, vocab_size: int) -> BERTTokenizer:
+    """The tokenizer of this name; ConfigError when it has more than `vocab_size` word pieces."""
+    tokenizer = BERTTokenizer(name, max_length)
+    if len(tokenizer) > vocab_size:
+        raise ConfigError(
+            f"the tokenizer {name!r} has {len(tokenizer)} word pieces, vocab_size is "
+            f"{vocab_size}; expected at least as many"
+        )
+    return tokenizer
 
 
 class TransformerEmbedder(Embedder):
@@ -140,13 +159,11 @@ class BERTEmbedder(TransformerEmbedder):
     def tokenizer(self) -> BERTTokenizer:
         """The tokenizer, loaded at first use."""
         if self._tokenizer is None:
-            self._tokenizer = BERTTokenizer(self._tokenizer_name, self.transformer.max_seq_len)
-            size = self.transformer.token_emb.num_embeddings
-            if len(self._tokenizer) > size:
-                raise ConfigError(
-                    f"the tokenizer {self._tokenizer_name!r} has {len(self._tokenizer)} word "
-                    f"pieces, vocab_size is {size}; expected at least as many"
-                )
+            self._tokenizer = fitting_tokenizer(
+                self._tokenizer_name,
+                self.transformer.max_seq_len,
+                self.transformer.token_emb.num_embeddings,
+            )
         return self._tokenizer
 
     def prepare(self) -> None:
@@ -163,7 +180,7 @@ class BERTEmbedder(TransformerEmbedder):
         """Captions with the dropped ones empty; token ids with the dropped rows zero."""
         if isinstance(value, Tensor):
             return cast(Tensor, super().drop(value, dropped))
-        return _drop_captions(value, dropped)
+        return drop_captions(value, dropped)
 
 
 class FrozenCLIPEmbedder(Embedder):
@@ -254,10 +271,11 @@ class FrozenCLIPEmbedder(Embedder):
         """Captions with the dropped ones empty; token ids with the dropped rows zero."""
         if isinstance(value, Tensor):
             return cast(Tensor, super().drop(value, dropped))
-        return _drop_captions(value, dropped)
+        return drop_captions(value, dropped)
 
 
-def _drop_captions(value: Captions, dropped: Tensor) -> list[str]:
+def drop_captions(value: Captions, dropped: Tensor) -> list[str]:
+    """Captions (B strings) with those marked in `dropped` (B,) empty, which is their null."""
     return ["" if gone else text for text, gone in zip(value, dropped.tolist(), strict=True)]
 
 

@@ -180,8 +180,10 @@ class UNetModel(nn.Module):
     attention_resolutions: the down-sampling factors (1, 2, 4, ...) of the levels with attention;
     the middle has it always.  num_head_channels decides over num_heads where both are given.
     num_heads_upsample: heads of the way up (plain attention, `legacy`, no num_head_channels).
-    num_classes: the net takes class labels y.  context_dim: the width of the context its spatial
-    transformers attend to.  n_embed: predicts that many codebook logits per position.
+    num_classes: the net takes class labels y.  adm_in_channels: or vectors y of this width, whose
+    projection joins the time's, as in GLIDE (arXiv:2112.10741, section 3.1).
+    context_dim: the width of the context its spatial transformers attend to.
+    n_embed: predicts that many codebook logits per position.
 
     Accepted and without effect: `image_size` (any size is taken), `use_fp16` (autocast does that).
     Raises ValueError for widths, heads or switches that do not fit together.
@@ -213,9 +215,12 @@ class UNetModel(nn.Module):
         context_dim: int | None = None,
         n_embed: int | None = None,
         legacy: bool = True,
+        adm_in_channels: int | None = None,
     ) -> None:
         super().__init__()
         require_images(dims)
+        if num_classes is not None and adm_in_channels is not None:
+            raise ValueError("num_classes and adm_in_channels are two kinds of y; give one")
         if channel_mult[0] != 1:
             # published: the output layers are built for model_channels, not for the first level
             raise ValueError(f"channel_mult={list(channel_mult)} must begin with 1")
@@ -240,13 +245,23 @@ class UNetModel(nn.Module):
         self.model_channels = model_channels
         self.out_channels = out_channels
         self.num_classes = num_classes
+        self.adm_in_channels = adm_in_channels
         self.context_dim = context_dim
         self.downsample_factor = 2 ** (len(channel_mult) - 1)
         self.predict_codebook_ids = n_embed is not None
 
         self.time_embed = TimeEmbedding(model_channels, stages.emb_channels)
         if num_classes is not None:
-            self.label_emb = nn.Embedding(num_classes, stages.emb_channels)
+            self.label_emb: nn.Module = nn.Embedding(num_classes, stages.emb_channels)
+        if adm_in_channels is not None:
+            # published: a sequence within a sequence
+            self.label_emb = nn.Sequential(
+                nn.Sequential(
+                    Linear(adm_in_channels, stages.emb_channels),
+                    nn.SiLU(),
+                    Linear(stages.emb_channels, stages.emb_channels),
+                )
+            )
         self.input_blocks, skips = stages.encoder(in_channels)
         self.middle_block = stages.middle()
         # published: only legacy plain attention looks at num_heads_upsample
@@ -270,7 +285,8 @@ class UNetModel(nn.Module):
         """Predict from noisy x.
 
         x: (B, in_channels, H, W), H and W multiples of `downsample_factor`.  timesteps: (B,), whole
-        or fractional.  context: (B, M, context_dim).  y: (B,) class labels.
+        or fractional.  context: (B, M, context_dim).  y: class labels (B,), or vectors
+        (B, adm_in_channels).
         Returns (B, out_channels, H, W), or logits (B, n_embed, H, W).
         Raises ValueError for a size, context or y that the net was not built for.
         """
@@ -297,8 +313,8 @@ class UNetModel(nn.Module):
             raise ValueError(
                 f"x is {x.shape[2]}x{x.shape[3]}, height and width must be multiples of {factor}"
             )
-        if (y is None) != (self.num_classes is None):
-            raise ValueError("class labels y must be given exactly when num_classes is set")
+        if (y is None) != (self.num_classes is None and self.adm_in_channels is None):
+            raise ValueError("y must be given exactly when num_classes or adm_in_channels is set")
         if (context is None) != (self.context_dim is None):
             raise ValueError("a context must be given exactly when context_dim is set")
         if context is not None and context.shape[-1] != self.context_dim:

@@ -19,6 +19,7 @@ VARIANTS = {
     "attention": {},
     "transformer": {"use_spatial_transformer": True, "context_dim": 12},
     "classes": {"num_classes": 10},
+    "vectors": {"adm_in_channels": 12},
     "scale-shift, resampling blocks": {"use_scale_shift_norm": True, "resblock_updown": True},
     "resampling without weights": {"conv_resample": False},
 }
@@ -36,6 +37,8 @@ def arguments(variant, batch=2, size=(16, 16), dtype=torch.float32):
         given["context"] = torch.randn(batch, 5, 12, generator=generator).to(dtype)
     if variant == "classes":
         given["y"] = torch.arange(batch)
+    if variant == "vectors":
+        given["y"] = torch.randn(batch, 12, generator=generator).to(dtype)
     return given
 
 
@@ -141,6 +144,7 @@ def test_dropout_acts_in_training_only():
         ({"use_spatial_transformer": True}, "use_spatial_transformer needs context_dim"),
         ({"context_dim": 8}, "context_dim=8 has no effect unless use_spatial_transformer"),
         ({"dims": 3}, "dims=3: these networks are for images"),
+        ({"num_classes": 2, "adm_in_channels": 4}, "two kinds of y; give one"),
     ],
 )
 def test_arguments_that_do_not_fit_together_are_refused(wrong, message):
@@ -155,6 +159,7 @@ def test_arguments_that_do_not_fit_together_are_refused(wrong, message):
         ("attention", {"x": torch.zeros(2, 3, 16, 15)}, "x is 16x15, .* multiples of 2"),
         ("attention", {"y": torch.zeros(2).long()}, "y must be given exactly when num_classes"),
         ("classes", {"y": None}, "y must be given exactly when num_classes"),
+        ("vectors", {"y": None}, "y must be given exactly when num_classes or adm_in_channels"),
         ("attention", {"context": torch.zeros(2, 5, 12)}, "a context must be given exactly when"),
         ("transformer", {"context": None}, "a context must be given exactly when context_dim"),
         ("transformer", {"context": torch.zeros(2, 5, 9)}, "9 wide, this U-Net takes 12"),
