@@ -189,8 +189,10 @@ class DataModuleFromConfig(pl.LightningDataModule):
         # the loader's processes may start to read before Lightning names the epoch
         sampler.set_epoch(self.trainer.current_epoch if self.trainer else 0)
         if self._resume:
+            batches = self._resume["samples"] // (self.batch_size * self._rank()[1])
             sampler.set_epoch(self._resume["epoch"])
-            sampler.set_start(self._resume["samples"] // (self.batch_size * self._rank()[1]))
+            sampler.set_start(batches)
+            self._tell_lightning(self._resume["epoch"], batches)
             self._resume = {}
         return loader
 
@@ -224,6 +226,23 @@ class DataModuleFromConfig(pl.LightningDataModule):
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """Takes up the place of `state_dict`; the number of processes may have changed."""
         self._resume = dict(state_dict)
+
+    def _tell_lightning(self, epoch: int, batches: int) -> None:
+        """Count the batches of the epoch that is taken up as this run does.
+
+        Lightning's own count is in batches of the run that saved, and has those of an optimizer
+        step that was not complete; it would end the epoch early and shift the accumulation.
+        """
+        if self.trainer is None:
+            return
+        loop = self.trainer.fit_loop
+        if epoch != loop.epoch_progress.current.ready - 1:
+            return  # the epoch before was done; ending it is left to Lightning
+        progress: Any = loop.epoch_loop.batch_progress.current
+        # 1 where the checkpoint was saved at the end of a batch, which Lightning then completes
+        to_complete = progress.processed - progress.completed
+        progress.ready = progress.started = progress.processed = batches
+        progress.completed = batches - to_complete
 
     def _loader(self, name: str, accumulate: int = 1) -> _Loader:
         rank, world_size = self._rank()

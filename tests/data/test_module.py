@@ -291,6 +291,42 @@ def test_a_run_resumed_after_an_exception_repeats_the_interrupted_step(tmp_path,
     assert part + fit(both_splits(), resume=path) == whole
 
 
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_a_run_resumed_with_another_batch_size_sees_each_sample_once(tmp_path, batch_size):
+    def split(size):
+        return DataModuleFromConfig(size, shapes(24), num_workers=0)
+
+    def in_order(batches):
+        return [sample_id for batch in batches for sample_id in batch]
+
+    first, second = Save(tmp_path / "first"), Save(tmp_path / "second")
+    whole = in_order(fit(split(2), callbacks=[first]))
+    path, steps = first.saved[3]
+    rest = in_order(fit(split(batch_size), callbacks=[second], resume=path))
+    assert rest == whole[2 * steps :]
+    path, more = second.saved[1]
+    again = in_order(fit(split(batch_size), resume=path))
+    assert again == whole[2 * steps + batch_size * more :]
+
+
+def test_a_run_resumed_within_an_optimizer_step_repeats_the_whole_step(tmp_path):
+    def steps_of(**options):
+        """Batches between two steps of the optimizer, over two epochs of eight batches."""
+        save = Save(tmp_path / f"{len(list(tmp_path.iterdir()))}")
+        data = DataModuleFromConfig(1, shapes(8), num_workers=0)
+        seen = fit(data, callbacks=[save], accumulate_grad_batches=2, **options)
+        return seen, save.saved
+
+    whole, _ = steps_of()
+    part, saved = steps_of(fails_at=5)
+    path, _ = saved[-1]
+    rest, ends = steps_of(resume=path)
+    assert part == whole[:5]
+    assert rest == whole[4:]
+    states = [torch.load(end, weights_only=True)["global_step"] for end, _ in ends]
+    assert states[:4] == [2, 3, 3, 4]
+
+
 def test_a_run_resumed_with_workers_sees_what_it_would_have_seen(tmp_path):
     save = Save(tmp_path)
     whole = fit(both_splits(), callbacks=[save])
