@@ -149,9 +149,9 @@ class _PeerGame:
             _randomize(module)
         accept_random_lpips(self.loss)
         if setting.compiled:
-            for network in (self.net.encoder, self.net.decoder):
+            networks: list[Any] = [self.net.encoder, self.net.decoder, self.loss.discriminator]
+            for network in networks:
                 network.compile(dynamic=False)
-            self.loss.discriminator.compile(dynamic=False)
         self.at = _step_of_game(self.loss, setting)
         self.images = _images(block, setting).contiguous(memory_format=layout)
         players = (self.net.parameters(), self.loss.discriminator.parameters())

@@ -254,14 +254,7 @@ class UNetModel(nn.Module):
         if num_classes is not None:
             self.label_emb: nn.Module = nn.Embedding(num_classes, stages.emb_channels)
         if adm_in_channels is not None:
-            # published: a sequence within a sequence
-            self.label_emb = nn.Sequential(
-                nn.Sequential(
-                    Linear(adm_in_channels, stages.emb_channels),
-                    nn.SiLU(),
-                    Linear(stages.emb_channels, stages.emb_channels),
-                )
-            )
+            self.label_emb = _vector_embedding(adm_in_channels, stages.emb_channels)
         self.input_blocks, skips = stages.encoder(in_channels)
         self.middle_block = stages.middle()
         # published: only legacy plain attention looks at num_heads_upsample
@@ -321,3 +314,8 @@ class UNetModel(nn.Module):
             raise ValueError(
                 f"context is {context.shape[-1]} wide, this U-Net takes {self.context_dim}"
             )
+
+
+def _vector_embedding(in_channels: int, emb_channels: int) -> nn.Module:
+    layers = (Linear(in_channels, emb_channels), nn.SiLU(), Linear(emb_channels, emb_channels))
+    return nn.Sequential(nn.Sequential(*layers))  # published: a sequence within a sequence

@@ -159,8 +159,9 @@ def test_vq_autoencoder_of_published_size_equals_published_values(name):
 
 
 # layers that are not called as modules: attention applies its 1x1 convolutions to tokens in one
-# product, and up-sampling happens inside the convolution that follows it
-FUSED = re.compile(r"attn(_1|\.\d)\.(q|k|v|proj_out)$|upsample\.conv$")
+# product, up-sampling happens inside the convolution that follows it, and norms are computed with
+# the activation behind them
+FUSED = re.compile(r"attn(_1|\.\d)\.(q|k|v|proj_out)$|upsample\.conv$|norm(1|2|_out)$")
 
 
 @pytest.mark.parametrize("name", ["trace_kl", "trace_vq"])
