@@ -1,4 +1,4 @@
-"""Package metadata. Tool settings are in pyproject.toml; environment.yaml lists the same for conda."""
+"""Package metadata. Tool settings are in pyproject.toml; environment.yaml is for conda."""
 
 from pathlib import Path
 
@@ -13,7 +13,9 @@ REQUIRES = [
     "omegaconf>=2.3",
     "einops>=0.8",
     "transformers>=5.3",
+    "lpips>=0.1.4",
     "torchmetrics>=1.8",
+    "webdataset>=1.0",
     "tensorboard>=2.18",
     "safetensors>=0.5",
     "pillow>=11",

@@ -149,7 +149,9 @@ class FirstStageModule(pl.LightningModule, ABC):
             if name in own and own[name].shape == value.shape
         }
         self.loss.load_state_dict(loss, strict=False)
-        log.info("first stage from %s (%d tensors of its loss)", path, len(loss))
+        if self.encoder.conv_in.weight.is_meta:  # a check, before the model is built for good
+            return
+        log.info("first stage from %s%s", path, " and what fits of its loss" if loss else "")
 
     @abstractmethod
     def autoencode(

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from ldm.autoencoders.base import first_latent
 from ldm.config import ConfigError, build, with_key
 from ldm.diffusion.denoiser import Denoiser, DiffusionWrapper, NetDenoiser, NoisedCondition
-from ldm.diffusion.draws import Draws, KeyedDraws
+from ldm.diffusion.draws import Draws, KeyedDraws, normal_like
 from ldm.diffusion.times import Uniform
 from ldm.guidance.classifier_free import ClassifierFree
 from ldm.guidance.correction import Clipped
@@ -220,7 +220,7 @@ class DDPM(PublishedMethods, pl.LightningModule):
         z = self.encode(self.get_input(batch), draws)
         cond = self.conditioner(batch)
         t, _ = Uniform().sample(sent_to(draws.uniform("t"), z.device), self.schedule)
-        eps = draws.normal(z.shape[1:], "eps").to(z)
+        eps = normal_like(draws, z, "eps")
         for denoiser, suffix in self._validated():
             told = self._told(denoiser, draws)
             terms = self.objective.at(told, z, cond, t=t, eps=eps, logvar=self.logvar)

@@ -10,6 +10,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from ldm.diffusion.draws import normal_like
 from ldm.samplers.base import Step
 from ldm.tensor import to_image_tensor
 from ldm.types import Prediction
@@ -88,7 +89,7 @@ def _diffusion_row(model: DDPM, z: Tensor, count: int = 8) -> Tensor:
     is_discrete = model.schedule.num_timesteps is not None
     t = model.schedule.tensor_of(times.round() if is_discrete else times, z)
     first = z[:1].expand(count, -1, -1, -1)
-    eps = model.draws({"sample_id": [0] * count}, seed=0).normal(z.shape[1:], "eps").to(z)
+    eps = normal_like(model.draws({"sample_id": [0] * count}, seed=0), first, "eps")
     return model.decode(model.schedule.noised(first, eps, t))
 
 
