@@ -112,7 +112,8 @@ def denoising(block: Block) -> tuple[Block, Shapes]:
         params.pop(key, None)
     if "first_stage_config" in params:
         params["first_stage_config"] = IdentityFirstStage(latent_channels=model.channels)
-    parts = {part.key: part for part in model.conditioner.parts}
+    # two encoders may read one entry of a batch
+    parts = {f"{part.key} as {part.slot}": part for part in model.conditioner.parts}
     if parts:
         params["cond_stage_config"] = [
             Given(key, part.slot, part.embedder.embed_dim) for key, part in parts.items()
@@ -127,7 +128,7 @@ def denoising(block: Block) -> tuple[Block, Shapes]:
         elif part.slot == "concat":
             conditions[key] = (net.in_channels - model.channels, height, width)
         else:
-            conditions[key] = net.num_classes
+            conditions[key] = net.num_classes or (net.adm_in_channels,)
     return {**block, "params": params}, Shapes((model.channels, height, width), conditions)
 
 

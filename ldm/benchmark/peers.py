@@ -24,15 +24,21 @@ class PeerUNet(nn.Module):
 
     def __init__(self, arguments: Mapping[str, Any]) -> None:
         super().__init__()
-        for key in ("resblock_updown", "n_embed", "num_classes"):
+        self.has_context = bool(arguments.get("use_spatial_transformer"))
+        missing = ["resblock_updown", "n_embed"]
+        missing += [] if self.has_context else ["num_classes", "adm_in_channels"]
+        for key in missing:
             if arguments.get(key):
                 raise ConfigError(f"unet_config.params.{key}: diffusers has no such network")
         ours = {"num_heads": -1, "num_head_channels": -1, **arguments}
         factors = [2**level for level in range(len(ours["channel_mult"]))]
         attends = [factor in ours["attention_resolutions"] for factor in factors]
-        self.has_context = bool(ours.get("use_spatial_transformer"))
         self.in_channels, self.out_channels = ours["in_channels"], ours["out_channels"]
-        self.context_dim, self.num_classes = ours.get("context_dim"), None
+        self.context_dim = ours.get("context_dim")
+        self.num_classes, self.adm_in_channels = (
+            ours.get("num_classes"),
+            ours.get("adm_in_channels"),
+        )
         self.net = _unet(ours, attends, self.has_context)
         for module in self.net.modules():
             if type(module).__name__ == "Attention":
@@ -40,9 +46,21 @@ class PeerUNet(nn.Module):
                 width = attention.to_q.out_features
                 attention.heads = heads_of(width, ours["num_heads"], ours["num_head_channels"])
 
-    def forward(self, x: Tensor, timesteps: Tensor, context: Tensor | None = None) -> Tensor:
-        """x: (B, C, H, W).  timesteps: (B,).  context: (B, M, D). Returns (B, C_out, H, W)."""
+    def forward(
+        self,
+        x: Tensor,
+        timesteps: Tensor,
+        context: Tensor | None = None,
+        y: Tensor | None = None,
+    ) -> Tensor:
+        """As `UNetModel`.
+
+        x: (B, C, H, W).  timesteps: (B,).  context: (B, M, D).  y: (B,) or (B, D').
+        Returns (B, C_out, H, W).
+        """
         given = {"encoder_hidden_states": context} if self.has_context else {}
+        if y is not None:
+            given["class_labels"] = y
         out: Tensor = self.net(x, timesteps, return_dict=False, **given)[0]
         return out
 
@@ -71,6 +89,9 @@ def _unet(ours: Mapping[str, Any], attends: Sequence[bool], has_context: bool) -
             attention_head_dim=1,  # number of heads, in spite of its name; set by the caller
             cross_attention_dim=ours["context_dim"],
             transformer_layers_per_block=ours.get("transformer_depth", 1),
+            num_class_embeds=ours.get("num_classes"),
+            class_embed_type="projection" if ours.get("adm_in_channels") else None,
+            projection_class_embeddings_input_dim=ours.get("adm_in_channels"),
         )
     else:
         net = diffusers.UNet2DModel(

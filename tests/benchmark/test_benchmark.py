@@ -77,7 +77,26 @@ GAME = {
         },
     },
 }
-BLOCKS = {"denoising": DENOISING, "text": TEXT, "game": GAME}
+BERT = TEXT["params"]["cond_stage_config"]
+# a caption as tokens and as a vector, as in the quickstart
+TWICE = {
+    **TEXT,
+    "params": {
+        **DENOISING["params"],
+        "cond_stage_config": [
+            BERT,
+            {
+                "target": "ldm.conditioning.words.BagOfWords",
+                "params": {"n_embed": 7, "key": "caption"},
+            },
+        ],
+        "unet_config": {
+            **UNET,
+            "params": {**TEXT["params"]["unet_config"]["params"], "adm_in_channels": 7},
+        },
+    },
+}
+BLOCKS = {"denoising": DENOISING, "text": TEXT, "text twice": TWICE, "game": GAME}
 
 
 def weights(made):
@@ -111,7 +130,7 @@ def test_the_discriminator_moves_only_once_it_has_joined(in_game):
 
 
 def test_both_sides_have_as_many_weights():
-    for block in (DENOISING, TEXT):
+    for block in (DENOISING, TEXT, TWICE):
         sizes = {
             sum(p.numel() for p in contender(name, block, FP32).model.model.parameters())
             for name in (OURS, PEERS[0])
