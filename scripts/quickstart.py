@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
 from ldm.cli.sampling import (
@@ -42,6 +43,9 @@ def quickstart(argv: Sequence[str]) -> None:
     args = _parse(argv)
     if not CONFIGS.is_dir():
         raise ConfigError(f"there is no {CONFIGS} here: start this from the root of the project")
+    # networks this small gain nothing from a second thread, and two threads that wait for each
+    # other stand still as soon as something else runs on one of two cores
+    torch.set_num_threads(1)
     out, start = Path(args.logdir), time.monotonic()
     first = train(_stage("autoencoder", args))
     weights = first.checkpoints / "last.ckpt"
