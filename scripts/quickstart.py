@@ -1,7 +1,7 @@
 """From nothing to captions drawn: train both stages on drawn scenes, then score what they draw.
 
 python scripts/quickstart.py                 # about ten minutes on two CPU cores
-python scripts/quickstart.py --longer 1.4    # more optimizer steps, a better score
+python scripts/quickstart.py --longer 1.7    # more optimizer steps, a better score
 
 All of it is under one directory, logs/quickstart by default: the run of each stage, losses.png,
 and samples/ with a grid and every picture that was scored.
