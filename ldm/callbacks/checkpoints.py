@@ -225,6 +225,7 @@ class LastCheckpoint(pl.Callback):
         return bool(trainer.strategy.reduce_boolean_decision(asked, all=False))
 
     def _save(self, trainer: pl.Trainer) -> None:
+        # Lightning's word for what is written: optimizers and loops too; reading is another matter
         trainer.save_checkpoint(self.path, weights_only=False)
         self._saved_at = trainer.global_step
 

@@ -140,11 +140,16 @@ def write(path: Path, config: dict[str, Any]) -> str:
 
 
 def start_main(argv: list[str], directory: Path) -> subprocess.Popen[str]:
-    """Start the command line in a process of its own, in a directory."""
+    """Start the command line in a process of its own, in a directory, where it sees no GPU."""
     return subprocess.Popen(
         [sys.executable, str(MAIN), *argv],
         cwd=directory,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        env={
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "CUDA_VISIBLE_DEVICES": "",
+            "PYTHONPATH": str(ROOT),
+        },
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

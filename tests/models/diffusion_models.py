@@ -4,10 +4,12 @@ from dataclasses import dataclass
 
 import pytorch_lightning as pl
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from ldm.config import instantiate_from_config
+from ldm.data.module import collate
 from ldm.models.diffusion.ddpm import DDPM, LatentDiffusion
+from tests.models.first_stages import Images
 from tests.reference import fill
 
 UNET = {
@@ -109,28 +111,14 @@ def published(case):
     return filled(instantiate_from_config(config)).eval()
 
 
-class Pictures(Dataset):
-    """Channels-last float images in [-1, 1] with a class, each a function of its index."""
+class Pictures(Images):
+    """Images of another size, each with a class."""
 
     def __init__(self, length, side=4):
-        self.length, self.side = length, side
-
-    def __len__(self):
-        return self.length
+        super().__init__(length, side)
 
     def __getitem__(self, index):
-        generator = torch.Generator().manual_seed(index)
-        image = torch.rand(self.side, self.side, 3, generator=generator) * 2 - 1
-        return {"image": image, "class": index % 4, "sample_id": index}
-
-
-def collate(items):
-    """A batch as the data module makes it: ids stay Python integers."""
-    return {
-        "image": torch.stack([item["image"] for item in items]),
-        "class": torch.tensor([item["class"] for item in items]),
-        "sample_id": [item["sample_id"] for item in items],
-    }
+        return {**super().__getitem__(index), "class": index % 4}
 
 
 def batch(size=4, side=4, first=0):

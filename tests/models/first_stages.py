@@ -108,11 +108,3 @@ class Images(Dataset):
         generator = torch.Generator().manual_seed(index)
         image = torch.rand(self.side, self.side, 3, generator=generator) * 2 - 1
         return {"image": image, "sample_id": index}
-
-
-def collate(items):
-    """A batch as the data module makes it: ids stay Python integers."""
-    return {
-        "image": torch.stack([item["image"] for item in items]),
-        "sample_id": [item["sample_id"] for item in items],
-    }

@@ -2,16 +2,30 @@
 
 import os
 import socket
+import time
 
 import torch.multiprocessing as mp
 
+LIMIT = 300  # s, many times what they take
+
 
 def in_two_processes(function, *arguments):
-    """Run `function(rank, 2, *arguments)` in two processes that find each other."""
+    """Run `function(rank, 2, *arguments)` in two processes that find each other.
+
+    Raises what either raised, and TimeoutError, having ended both, if they take longer than LIMIT.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    mp.start_processes(_in_group, args=(port, function, arguments), nprocs=2, start_method="spawn")
+    group = mp.start_processes(
+        _in_group, args=(port, function, arguments), nprocs=2, join=False, start_method="spawn"
+    )
+    give_up = time.monotonic() + LIMIT
+    while not group.join(timeout=1):
+        if time.monotonic() > give_up:
+            for process in group.processes:
+                process.kill()
+            raise TimeoutError(f"two processes were not done after {LIMIT} s")
 
 
 def _in_group(rank, port, function, arguments):

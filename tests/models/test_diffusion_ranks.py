@@ -28,8 +28,8 @@ def model_of_everything():
     """A model whose scale is measured, and whose conditioner is trained, dropped and noised.
 
     Every weight has a gradient: a bias vanishes in a norm of one channel per group and a key's bias
-    in a softmax, where Adam would make full steps out of rounding errors. The rate is small because
-    it does so for a single element of a gradient that happens to be near zero as well.
+    in a softmax, where Adam would make full steps out of rounding errors. Its eps is above those
+    errors for the single elements of a gradient that happen to be near zero.
     """
     network = unet(model_channels=64, **ATTENDING)
     model = latent(
@@ -40,6 +40,7 @@ def model_of_everything():
             cond_stage_config=labels(drop_rate=0.3),
             learn_logvar=True,
             num_timesteps_cond=5,
+            optimizer_config={"target": "torch.optim.AdamW", "params": {"eps": 1e-6}},
         )
     )
     model.learning_rate = 5e-6 * BATCH

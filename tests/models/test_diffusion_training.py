@@ -9,13 +9,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, IterableDataset
 
 from ldm.config import ConfigError
+from ldm.data.module import collate
 from ldm.diffusion.times import LossAware, Uniform
 from ldm.models.diffusion.ddpm import LatentDiffusion
 from tests.models.diffusion_models import (
     Pictures,
     batch,
     by_class,
-    collate,
     kl,
     labels,
     latent,

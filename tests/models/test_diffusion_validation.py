@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from ldm.data.module import collate
 from ldm.diffusion.schedule import PublishedSchedule, RectifiedFlow
 from ldm.models.diffusion.ddpm import VALIDATION_SEED
 from ldm.models.diffusion.validation import LossByTime
@@ -11,7 +12,6 @@ from tests.models.diffusion_models import (
     Pictures,
     batch,
     by_class,
-    collate,
     kl,
     labels,
     latent,

@@ -11,9 +11,10 @@ from torch.utils.data import DataLoader
 
 from ldm.autoencoders.base import FirstStage
 from ldm.config import ConfigError
+from ldm.data.module import collate
 from ldm.losses.perceptual import LPIPS
 from ldm.models.autoencoder import AutoencoderKL, IdentityFirstStage
-from tests.models.first_stages import FAMILY, NETWORK, Images, collate, tiny_kl, tiny_vq
+from tests.models.first_stages import FAMILY, NETWORK, Images, tiny_kl, tiny_vq
 
 pytestmark = [
     # Lightning's advice for real trainings
