@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytorch_lightning as pl
 from omegaconf import OmegaConf
 
 from ldm.config import load
@@ -26,6 +27,15 @@ _AT_MOST = {
     "max_images": 2,
 }
 _INSTEAD = {"ckpt_path": "null", "lpips_weights": "null", "perceptual_weight": "0"}
+
+
+class EveryGradient(pl.Callback):
+    """Fails when something is trained without a gradient, for which other processes would wait."""
+
+    def on_before_optimizer_step(self, trainer, module, optimizer):
+        names = {parameter: name for name, parameter in module.named_parameters()}
+        trained = [p for group in optimizer.param_groups for p in group["params"]]
+        assert [names[p] for p in trained if p.grad is None] == []
 
 
 def name_of(path: Path) -> str:

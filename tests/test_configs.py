@@ -130,6 +130,7 @@ def test_a_shipped_configuration_takes_a_step_and_validates(
             *("--num_sanity_val_steps", "0", "--log_every_n_steps", "1"),
             *shrunk(config, photographs),
             *previews_in_two_steps(config),
+            "lightning.callbacks.gradients.target=tests.shipped_configs.EveryGradient",
         ]
     )
     assert code == 0

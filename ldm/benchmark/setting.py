@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 import torch
 
+from ldm.memory import keep_freed_memory
+
 __all__ = ["Precision", "Setting"]
 
 Precision = Literal["bf16", "fp32"]
@@ -41,9 +43,11 @@ class Setting:
         return torch.autocast(kind, torch.bfloat16, enabled=self.precision == "bf16")
 
     def apply(self) -> None:
-        """Set the number of threads of this process."""
+        """Set the threads and, on a CPU, the allocator of this process as training does."""
         if self.threads:
             torch.set_num_threads(self.threads)
+        if not self.is_cuda:
+            keep_freed_memory()
 
     def at(self, **changes: Any) -> Setting:
         """This setting with some of its values changed."""

@@ -13,6 +13,7 @@ from ldm.cli.rundir import RunDir, new_run, resume_run, taken_back_on_error
 from ldm.cli.settings import settings
 from ldm.config import ConfigError, check, instantiate_from_config, trust
 from ldm.log import log
+from ldm.memory import keep_freed_memory
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
@@ -143,6 +144,8 @@ def _model(block: Mapping[str, Any], options: dict[str, Any], seed: int) -> Any:
     if options["accelerator"] != "cpu" and torch.cuda.is_available():
         # what convolutions want there; images come in this order, too
         model = model.to(memory_format=torch.channels_last)
+    else:
+        keep_freed_memory()
     return model
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import warnings
 from collections.abc import Mapping
@@ -11,8 +12,9 @@ import pytorch_lightning as pl
 import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import Callback
-from pytorch_lightning.loggers import CSVLogger, Logger
+from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 from pytorch_lightning.strategies import DDPStrategy
+from torch.utils.tensorboard import SummaryWriter
 
 from ldm.callbacks.checkpoints import AtomicCheckpointIO, LastCheckpoint, MonitorCheck
 from ldm.callbacks.images import ImageLogger
@@ -22,6 +24,7 @@ from ldm.callbacks.throughput import Throughput
 from ldm.cli.arguments import Devices, parse_devices
 from ldm.cli.rundir import RunDir
 from ldm.config import ConfigError, instantiate_from_config
+from ldm.spelling import require_known
 
 __all__ = ["build_trainer", "make_quiet", "trainer_options"]
 
@@ -173,12 +176,28 @@ def _loggers(block: Any, run: RunDir) -> list[Logger]:
     defaults = {"save_dir": str(run.path)}
     if "target" not in block:
         defaults |= {"name": "", "version": ""}
+        _check_tensorboard(block.get("params") or {})
     config = {
         "target": block.get("target", "pytorch_lightning.loggers.TensorBoardLogger"),
         "params": defaults | (block.get("params") or {}),
     }
     written = CSVLogger(save_dir=str(run.path), name="metrics", version=run.now)
     return [instantiate_from_config(config, path="lightning.logger"), written]
+
+
+def _check_tensorboard(params: Mapping[str, Any]) -> None:
+    """What the logger does not take, it would pass on to the writer, once training has begun."""
+    known = [
+        name
+        for target in (TensorBoardLogger, SummaryWriter)
+        for name in inspect.signature(target).parameters
+        if name != "kwargs"
+    ]
+    for name in params:
+        try:
+            require_known("lightning.logger.params", name, known)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
 
 
 def _checkpoints(block: Any, run: RunDir, monitor: str | None) -> list[Callback]:

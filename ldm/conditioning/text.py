@@ -116,6 +116,11 @@ class TransformerEmbedder(Embedder):
             attn_layers=Encoder(dim=n_embed, depth=n_layer),
             emb_dropout=embedding_dropout,
         )
+        # published with the rest, and without use: it would be trained without ever a gradient,
+        # for which processes that train together would wait
+        logits = self.transformer.to_logits
+        assert logits is not None
+        logits.requires_grad_(False)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Token ids (B, N) to (B, N, D)."""
@@ -219,19 +224,13 @@ class FrozenCLIPEmbedder(Embedder):
         self.transformer = nn.ModuleDict({"text_model": _text_model(CLIPTextModel(config))})
         self._tokenizer: Any = None
         self._has_weights = False
-        self.requires_grad_(requires_grad=False)
+        self.requires_grad_(False)
         self.eval()
         self.register_load_state_dict_pre_hook(_note_weights)  # type: ignore[no-untyped-call]
 
     def train(self, mode: bool = True) -> FrozenCLIPEmbedder:
         """Stay in evaluation mode: the encoder is frozen."""
         return super().train(mode=False)
-
-    def requires_grad_(self, requires_grad: bool = True) -> FrozenCLIPEmbedder:
-        """Stay frozen: ConfigError when it should be trained."""
-        if requires_grad:
-            raise ConfigError("cond_stage_trainable: FrozenCLIPEmbedder is frozen; expected false")
-        return super().requires_grad_(requires_grad)
 
     def prepare(self) -> None:
         """Load the tokenizer, and the weights unless a checkpoint brought them."""

@@ -74,7 +74,6 @@ class ImageFolder(ImageFiles):
                 directory,
                 ", ".join(self.class_names),
             )
-        self._class_index = {name: index for index, name in enumerate(self.class_names)}
         self._captions = Captions.find(directory, names, texts)
         chosen = split_by_hash(names, split, val_fraction)
         self._shuffles_captions = split == "train"
@@ -91,13 +90,9 @@ class ImageFolder(ImageFiles):
 
     def facts(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         """Class and caption of a sample, as far as the directory has them."""
-        name = self.names[index]
-        facts: dict[str, Any] = {}
-        if self.class_names:
-            label = name.partition("/")[0]
-            facts |= {"class_label": self._class_index[label], "human_label": label}
+        facts = self.class_facts(index) if self.class_names else {}
         if self._captions:
-            texts = self._captions.of(name)
+            texts = self._captions.of(self.names[index])
             which = rng.integers(len(texts)) if self._shuffles_captions else 0
             facts["caption"] = texts[which]
         return facts

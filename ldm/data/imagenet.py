@@ -41,18 +41,14 @@ class _Synsets(ImageFiles):
         self.class_names = class_names(names)
         if not self.class_names:
             raise ConfigError(f"data_root: {directory} has images outside of synset directories")
-        self._labels = {synset: label for label, synset in enumerate(self.class_names)}
         self._words = _synset_words(directory.parent / "synset_human.txt")
         super().__init__(directory, names, framing)
 
     def facts(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         """The class of a sample."""
-        synset = self.names[index].partition("/")[0]
-        return {
-            "class_label": self._labels[synset],
-            "synset": synset,
-            "human_label": self._words.get(synset, synset),
-        }
+        facts = self.class_facts(index)
+        synset = facts["human_label"]
+        return {**facts, "synset": synset, "human_label": self._words.get(synset, synset)}
 
 
 class ImageNetTrain(_Synsets):

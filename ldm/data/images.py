@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from ldm.config import ConfigError
+from ldm.config import ConfigError, did_you_mean
 from ldm.data.captions import mentions_a_side
 from ldm.data.decoding import UNREADABLE, Channels, header_size, read_image, reason
+from ldm.data.listing import class_of
 from ldm.data.transforms import Framing
 from ldm.log import log, rank
 
@@ -41,8 +42,12 @@ class ImageFiles(Dataset[dict[str, Any]]):
     `item(index, rng)` is a dictionary with `image` (H, W, channels) uint8, `relpath`, and what a
     subclass adds in `facts`. Every random choice is drawn from `rng`.
 
+    `class_names` are those of a subclass whose classes are directories, in the order of the labels.
+
     Raises ConfigError when no file can be used.
     """
+
+    class_names: Sequence[str] = ()
 
     def __init__(
         self,
@@ -80,6 +85,24 @@ class ImageFiles(Dataset[dict[str, Any]]):
     def facts(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         """What is known about a sample beside its pixels: labels, captions."""
         return {}
+
+    def class_facts(self, index: int) -> dict[str, Any]:
+        """`class_label` and `human_label`: the place and the name of the sample's directory."""
+        name = class_of(self.names[index])
+        return {"class_label": self.class_names.index(name), "human_label": name}
+
+    def adopt_classes(self, names: Sequence[str]) -> None:
+        """Number the classes as another set does: a label must mean the same in both.
+
+        Raises ConfigError for a class of this set that is not among `names`.
+        """
+        for name in self.class_names:
+            if name not in names:
+                raise ConfigError(
+                    f"{self.root}: the class {name!r} is none of the {len(names)} of the training "
+                    f"set{did_you_mean(name, names)}"
+                )
+        self.class_names = list(names)
 
     def _good_from(self, index: int) -> tuple[int, NDArray[np.uint8]]:
         """The first sample from `index` on, around the end, that can be read, and its pixels."""

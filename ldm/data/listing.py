@@ -15,6 +15,7 @@ from ldm.log import log
 __all__ = [
     "Split",
     "class_names",
+    "class_of",
     "existing_directory",
     "list_files",
     "list_or_hash",
@@ -79,7 +80,12 @@ def class_names(names: Sequence[str]) -> list[str]:
     """The first directories of the names, sorted; none when an image lies in the root itself."""
     if any("/" not in name for name in names):
         return []
-    return sorted({name.partition("/")[0] for name in names})
+    return sorted({class_of(name) for name in names})
+
+
+def class_of(name: str) -> str:
+    """The first directory of a name."""
+    return name.partition("/")[0]
 
 
 def utf8_text(path: Path) -> str:

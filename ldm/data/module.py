@@ -86,6 +86,18 @@ def default_workers(processes: int = 1) -> int:
     return min(share, _MAX_WORKERS) if share > 2 else 0
 
 
+def _adopt_classes(data: Any, classes: Sequence[str], *, path: str) -> None:
+    if not hasattr(data, "adopt_classes"):
+        raise ConfigError(
+            f"{path}: its classes ({', '.join(data.class_names)}) are not those of the training "
+            f"set ({', '.join(classes)}), so a label would mean two things"
+        )
+    try:
+        data.adopt_classes(classes)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
 class _Loader(DataLoader[Any]):
     """A loader that Lightning takes for resumable, as it is: the data module keeps its place."""
 
@@ -176,10 +188,18 @@ class DataModuleFromConfig(pl.LightningDataModule):
         return len(names) if names else None
 
     def setup(self, stage: str | None = None) -> None:
-        """Builds every data set that is not built yet."""
+        """Builds every data set that is not built yet; all number their classes as training does.
+
+        Raises ConfigError for a class that the training set does not have.
+        """
         for name, config in self.dataset_configs.items():
             if name not in self.datasets:
                 self.datasets[name] = instantiate_from_config(config, path=f"data.params.{name}")
+        classes = getattr(self.datasets.get("train"), "class_names", None)
+        for name, data in self.datasets.items():
+            own = getattr(data, "class_names", None)
+            if classes and own and list(own) != list(classes):
+                _adopt_classes(data, classes, path=f"data.params.{name}")
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Whole batches, from where a checkpoint left off."""

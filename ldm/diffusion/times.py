@@ -118,7 +118,7 @@ class LossAware(nn.Module, TimeSampler):
     with the same batch size). The history is part of the state dict.
     """
 
-    history: Tensor  # (T + 1, history); the last row takes what is overwritten within one batch
+    history: Tensor  # (T + 1, history); the last row takes what is not to be kept
     counts: Tensor  # (T,) losses seen, int64
 
     def __init__(
@@ -154,18 +154,23 @@ class LossAware(nn.Module, TimeSampler):
 
     @torch.no_grad()
     def update(self, t: Tensor, losses: Tensor) -> None:
-        """Append each loss (B,) to the history of its time (B,); nothing in evaluation mode."""
+        """Append each loss (B,) to the history of its time (B,), but for NaN and infinity.
+
+        Does nothing in evaluation mode.
+        """
         if not self.training:
             return
-        t, losses = _gathered(t), _gathered(losses.float())
-        t, order = t.sort(stable=True)
+        t, losses, spare = _gathered(t), _gathered(losses.float()), len(self.counts)
+        # chosen on the device, too: picking the finite ones would wait for it
+        t, order = torch.where(losses.isfinite(), t, spare).sort(stable=True)
         place, length = torch.arange(len(t), device=t.device), self.history.shape[1]
         earlier = place - torch.searchsorted(t, t)  # losses of the same time before this one
         later = torch.searchsorted(t, t, right=True) - 1 - place
-        slot = (self.counts[t] + earlier) % length
-        row = torch.where(later < length, t, len(self.counts))
+        known = t.clamp(max=spare - 1)
+        slot = (self.counts[known] + earlier) % length
+        row = torch.where(later < length, t, spare)
         self.history[row, slot] = losses[order]
-        self.counts.index_add_(0, t, torch.ones_like(t))
+        self.counts.index_add_(0, known, (t < spare).long())
 
 
 def conditioning_times(num_timesteps: int, num_timesteps_cond: int) -> Tensor:

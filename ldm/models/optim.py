@@ -32,14 +32,20 @@ def build_optimizer(
 ) -> Optimizer:
     """The optimizer that a configuration names, over these parameters.
 
-    config: `target` (a class of torch.optim) and `params`, which may override `lr`.
+    config: `target` (a class of torch.optim) and `params`, without `lr`.
     fused: use the fused implementation where the class has one and `params` name no other: one
         kernel instead of one per parameter.
 
     Raises ConfigError for parameters that the class does not take, and for what is no optimizer.
     """
     config = to_plain(config)
-    params = {"lr": lr, **(config.get("params") or {})}
+    given = config.get("params") or {}
+    if "lr" in given:
+        raise ConfigError(
+            f"optimizer_config.params.lr: {given['lr']}; the rate of a training is "
+            "model.learning_rate, or model.base_learning_rate, which is scaled by the batch"
+        )
+    params = {"lr": lr, **given}
     takes_fused = "fused" in inspect.signature(locate(config["target"])).parameters
     if fused and takes_fused and not {"fused", "foreach", "differentiable"} & params.keys():
         params["fused"] = True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Sequence
 
 import torch.nn.functional as F
@@ -13,6 +12,7 @@ from ldm.nets.layout import arranged
 from ldm.nets.linear import Linear, Pointwise, on_tokens
 from ldm.nets.norm import group_norm, norm_silu
 from ldm.nets.upsample import upsample_conv
+from ldm.spelling import require_known
 
 __all__ = [
     "AttnBlock",
@@ -111,12 +111,7 @@ def attention_of_type(attn_type: str, channels: int, num_groups: int = 32) -> nn
 
     Raises ValueError for another name.
     """
-    if attn_type not in _ATTENTION_TYPES:
-        near = difflib.get_close_matches(attn_type, _ATTENTION_TYPES, 1, cutoff=0) or ["vanilla"]
-        raise ValueError(
-            f"attn_type={attn_type!r}: expected one of {sorted(_ATTENTION_TYPES)}; "
-            f"did you mean {near[0]!r}?"
-        )
+    require_known("attn_type", attn_type, _ATTENTION_TYPES)
     return _ATTENTION_TYPES[attn_type](channels, num_groups)
 
 

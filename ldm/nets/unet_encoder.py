@@ -13,6 +13,7 @@ from ldm.nets.linear import Linear
 from ldm.nets.norm import NormSiLU, group_norm
 from ldm.nets.unet import Stages, TimeEmbedding
 from ldm.nets.weights import zeroed
+from ldm.spelling import require_known
 
 __all__ = ["EncoderUNetModel"]
 
@@ -51,8 +52,7 @@ class EncoderUNetModel(nn.Module):
     ) -> None:
         super().__init__()
         require_images(dims)
-        if pool not in _POOLS:
-            raise ValueError(f"pool={pool!r}: expected one of {', '.join(_POOLS)}")
+        require_known("pool", pool, _POOLS)
         stages = Stages(
             model_channels=model_channels,
             channel_mult=channel_mult,

@@ -173,6 +173,7 @@ def test_a_start_that_fails_late_leaves_nothing_behind_either(
         ([f"{PICTURES}.only_input=true"], [f"{PICTURES}.only_input", "'only_inputs'"]),
         ([f"{PICTURES}=3"], [f"{PICTURES}: expected", "3"]),
         ([f"{PICTURES}.split=val"], [f"{PICTURES}.split", "image logger"]),
+        (["lightning.logger.params.flush_sec=9"], ["logger.params: 'flush_sec'", "'flush_secs'"]),
         (["-r", "logs/none"], ["logs/none", "no such run directory"]),
         (["-n", "x", "-r", "logs"], ["-n/--name", "-r/--resume"]),
     ],

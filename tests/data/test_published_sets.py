@@ -13,6 +13,7 @@ from ldm.data.imagenet import (
     ImageNetValidation,
 )
 from ldm.data.lsun import LSUNBase, LSUNChurchesTrain, LSUNChurchesValidation
+from ldm.data.module import DataModuleFromConfig
 from ldm.data.transforms import resize
 from tests.data.photographs import gradient
 from tests.reference_configs import NAMES, published_config
@@ -63,6 +64,37 @@ def test_imagenet_labels_are_the_sorted_synsets(here):
     assert items["n01440764/a.png"]["class_label"] == 1
     assert items["n01440764/a.png"]["human_label"] == "tench, Tinca tinca"
     assert items["n00000001/c.png"]["human_label"] == "n00000001"
+
+
+def of_imagenet(split):
+    return {"target": f"ldm.data.imagenet.ImageNet{split}", "params": {"config": {"size": 32}}}
+
+
+def test_a_validation_set_without_every_class_numbers_them_as_training_does(here):
+    place = here / "cache/autoencoders/data/ILSVRC2012_validation/data"
+    (place / "n00000001/c.png").unlink()
+    assert ImageNetValidation({"size": 32})[0]["class_label"] == 0  # by itself
+    data = DataModuleFromConfig(2, of_imagenet("Train"), of_imagenet("Validation"))
+    data.setup()
+    items = list(data.datasets["validation"])
+    assert [item["class_label"] for item in items] == [1, 1]
+    assert {item["human_label"] for item in items} == {"tench, Tinca tinca"}
+
+
+def test_a_validation_set_with_a_class_of_its_own_is_an_error(here):
+    save(here / "cache/autoencoders/data/ILSVRC2012_validation/data", "n01440763/d.png")
+    data = DataModuleFromConfig(2, of_imagenet("Train"), of_imagenet("Validation"))
+    message = r"^data.params.validation: .*'n01440763' is none of the 2 .*'n01440764'"
+    with pytest.raises(ConfigError, match=message):
+        data.setup()
+
+
+def test_sets_whose_labels_mean_two_things_are_an_error(here):
+    faces = {"target": "ldm.data.faces.FacesHQValidation", "params": {"size": 32}}
+    data = DataModuleFromConfig(2, of_imagenet("Train"), faces)
+    message = r"^data.params.validation: its classes \(CelebA-HQ, FFHQ\) are not those of"
+    with pytest.raises(ConfigError, match=message):
+        data.setup()
 
 
 @pytest.mark.parametrize(

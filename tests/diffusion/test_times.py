@@ -145,6 +145,15 @@ def test_loss_aware_learns_the_same_from_one_batch_as_from_many():
     assert torch.equal(together.history[:-1].sort().values, apart.history[:-1].sort().values)
 
 
+def test_loss_aware_remembers_no_loss_that_is_not_finite():
+    sampler = LossAware(3, history=2)
+    t = torch.tensor([0, 0, 0, 1, 1, 2, 2])
+    sampler.update(t, torch.tensor([1.0, torch.nan, 3.0, 2.0, torch.inf, 4.0, 4.0]))
+    sampler.update(torch.tensor([1]), torch.tensor([6.0]))
+    assert sampler.counts.tolist() == [2, 2, 2]
+    assert sampler.history[:-1].sort().values.tolist() == [[1, 3], [2, 6], [4, 4]]
+
+
 def test_loss_aware_learns_in_training_mode_only():
     sampler = LossAware(3).eval()
     sampler.update(torch.tensor([0]), torch.tensor([1.0]))

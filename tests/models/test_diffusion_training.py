@@ -56,8 +56,9 @@ def test_only_the_network_and_its_average_move():
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_gradients_are_clipped_beside_a_fused_optimizer(precision):
-    config = {"target": "torch.optim.SGD", "params": {"lr": 1.0, "fused": True}}
+    config = {"target": "torch.optim.SGD", "params": {"fused": True}}
     model = pixel(use_ema=False, optimizer_config=config)
+    model.learning_rate = 1.0
     before = snapshot(model)
     trained(model, 1, gradient_clip_val=1e-2, precision=precision)
     after = snapshot(model)
@@ -347,15 +348,26 @@ def test_the_guard_finds_a_step_that_reads():
         trainer(1, callbacks=[Guarded()]).fit(with_times(Reading()), loader())
 
 
-def test_a_frozen_text_encoder_cannot_be_trained(tmp_path):
+@pytest.fixture
+def clip(tmp_path):
+    """A frozen text encoder of width 8, without tokenizer and weights."""
     from transformers import CLIPTextConfig
 
     CLIPTextConfig(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1,
         vocab_size=9, bos_token_id=0, eos_token_id=1, pad_token_id=1,
     ).save_pretrained(tmp_path)  # fmt: skip
-    clip = {
-        "target": "ldm.conditioning.text.FrozenCLIPEmbedder", "params": {"version": str(tmp_path)},
-    }  # fmt: skip
-    params = by_class(cond_stage_config=clip, cond_stage_key="caption")
-    with pytest.raises(ConfigError, match="cond_stage_trainable: FrozenCLIPEmbedder is frozen"):
+    params = {"version": str(tmp_path), "key": "caption"}
+    return {"target": "ldm.conditioning.text.FrozenCLIPEmbedder", "params": params}
+
+
+def test_a_frozen_encoder_stays_frozen_beside_one_that_is_trained(clip):
+    model = LatentDiffusion(**by_class(cond_stage_config=[clip, labels()]))
+    frozen, trained = model.cond_stage_model
+    assert not any(p.requires_grad for p in frozen.parameters())
+    assert all(p.requires_grad for p in trained.parameters())
+
+
+def test_a_frozen_text_encoder_cannot_be_trained(clip):
+    params = by_class(cond_stage_config=clip)
+    with pytest.raises(ConfigError, match="FrozenCLIPEmbedder cannot be trained"):
         LatentDiffusion(**params)

@@ -59,6 +59,12 @@ def test_misspelt_optimizer_parameter_is_an_error_with_its_path():
         build_optimizer(nn.Linear(1, 1).parameters(), 0.1, config)
 
 
+def test_a_rate_beside_the_one_that_is_printed_is_an_error():
+    config = {"target": "torch.optim.AdamW", "params": {"lr": 0.1}}
+    with pytest.raises(ConfigError, match=r"optimizer_config.params.lr: 0.1; .*learning_rate"):
+        build_optimizer(nn.Linear(1, 1).parameters(), 0.2, config)
+
+
 def test_target_that_is_no_optimizer_is_an_error():
     with pytest.raises(ConfigError, match="optimizer"):
         build_optimizer(nn.Linear(1, 1).parameters(), 0.1, {"target": "torch.nn.Identity"})

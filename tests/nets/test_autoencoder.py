@@ -65,7 +65,7 @@ def test_every_norm_has_the_groups_asked_for(half):
 
 
 def test_an_unknown_attention_is_refused():
-    with pytest.raises(ValueError, match=r"attn_type='vanila': .* did you mean 'vanilla'"):
+    with pytest.raises(ValueError, match=r"attn_type: 'vanila'; .* did you mean 'vanilla'"):
         attention_of_type("vanila", 32)
 
 

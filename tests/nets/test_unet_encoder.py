@@ -33,5 +33,5 @@ def test_attention_pool_counts_heads_like_the_blocks():
 
 
 def test_an_unknown_pool_is_refused():
-    with pytest.raises(ValueError, match="pool='mean': expected one of adaptive, attention"):
+    with pytest.raises(ValueError, match="pool: 'mean'; expected one of adaptive, attention"):
         EncoderUNetModel(**SMALL, pool="mean")

@@ -126,7 +126,7 @@ class Components:
     conditioner: Conditioner
     conditioning_key: str | None
     first_stage: Any  # a module that is a `FirstStage`, or None
-    cond_stage: nn.Module | None  # what is registered as `cond_stage_model`
+    cond_stage: nn.Module | None  # what is registered as `cond_stage_model`, frozen unless trained
     logvar: Tensor | None  # (T,) log-variance per time, a parameter if learned; None for 0
     condition_times: Tensor | None  # see `NoisedCondition`; None for a clean condition
 
@@ -140,6 +140,7 @@ def assemble(flat: Config, schema: type) -> Components:
     _check_keys(flat, schema)
     first_stage = build(flat.get("first_stage_config"), path="first_stage_config")
     cond_stage, conditioner, key = _condition(flat, first_stage)
+    _freeze(flat, cond_stage)
     net = build(flat["unet_config"], path="unet_config")
     _check_widths(flat, net, first_stage, conditioner)
     schedule = _schedule(flat)
@@ -238,6 +239,23 @@ def _condition(flat: Config, first_stage: Any) -> tuple[nn.Module | None, Condit
         built.slot if is_natural else _slot(key),
     )
     return built, Conditioner((part,)), _key_of((part,), flat)
+
+
+def _freeze(flat: Config, cond_stage: nn.Module | None) -> None:
+    """Freeze encoders that are not to be trained; of those that are, each has frozen its own part.
+
+    Raises ConfigError when nothing is left that could be trained.
+    """
+    if cond_stage is None:
+        return
+    if not flat.get("cond_stage_trainable", False):
+        cond_stage.requires_grad_(False)
+        return
+    parameters = list(cond_stage.parameters())
+    if parameters and not any(p.requires_grad for p in parameters):
+        encoders = cond_stage if isinstance(cond_stage, nn.ModuleList) else (cond_stage,)
+        names = " and ".join(type(encoder).__name__ for encoder in encoders)
+        raise ConfigError(f"cond_stage_trainable: {names} cannot be trained; expected false")
 
 
 def _slot(key: str) -> Slot:

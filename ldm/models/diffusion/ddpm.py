@@ -325,7 +325,7 @@ class LatentDiffusion(DDPM):
         self.first_stage_model = parts.first_stage.eval().requires_grad_(False)
         self.cond_stage_trainable = config.get("cond_stage_trainable", False)
         if parts.cond_stage is not None:
-            self.cond_stage_model = parts.cond_stage.requires_grad_(self.cond_stage_trainable)
+            self.cond_stage_model = parts.cond_stage
         self._wire_scale(config)
         self._restore(config)
 
