@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ldm.nets.linear import Linear, on_tokens
 from ldm.nets.norm import group_norm
+from ldm.nets.precision import HALF
 from ldm.nets.recompute import recompute
 from ldm.nets.weights import zeroed
 
@@ -58,7 +59,7 @@ def _prefers_products(q: Tensor, k: Tensor) -> bool:
     """
     return (
         q.device.type == "cpu"
-        and q.dtype in (torch.bfloat16, torch.float16)
+        and q.dtype in HALF
         and q.shape[1] * q.shape[2] * k.shape[2] <= _MAX_KEPT_WEIGHTS
         and not torch.compiler.is_compiling()
     )

@@ -22,7 +22,10 @@ def attention_levels(
     """The attention of each level, finest first; None where there is none.
 
     published: the levels' sizes are those of the nominal `resolution`, whatever comes in.
+    Raises ValueError when there is no level.
     """
+    if not num_levels:
+        raise ValueError("ch_mult=[]: expected one factor per level")
     sizes = [resolution // 2**level for level in range(num_levels)]
     return [attn_type if size in attn_resolutions else None for size in sizes]
 

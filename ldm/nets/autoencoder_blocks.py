@@ -176,12 +176,19 @@ class Level(nn.Module):
         self.upsample = upsample
 
     def step(self, i: int, h: Tensor, temb: Tensor | None = None) -> Tensor:
-        """The i-th residual block and its attention."""
+        """The i-th residual block and its attention.
+
+        h: (B, C, H, W).  temb: (B, temb_channels). Returns (B, C', H, W), C' of that block.
+        """
         h = self.block[i](h, temb)
         return self.attn[i](h) if self.attn else h
 
     def resample(self, h: Tensor) -> Tensor:
-        """The way to the next level; h itself at the last one."""
+        """The way to the next level; h itself at the last one.
+
+        h: (B, C, H, W). Returns (B, C, H // 2, W // 2) on the way down, (B, C, 2H, 2W) on the way
+        up.
+        """
         for module in (self.downsample, self.upsample):
             h = h if module is None else arranged(module(h))
         return h

@@ -14,13 +14,28 @@ from ldm.nets.transformer import SpatialTransformer
 from ldm.nets.upsample import upsample_conv
 from ldm.nets.weights import zeroed
 
-__all__ = ["Downsample", "ResBlock", "TimestepEmbedSequential", "Upsample", "require_images"]
+__all__ = [
+    "Downsample",
+    "ResBlock",
+    "TimestepEmbedSequential",
+    "Upsample",
+    "require_images",
+    "require_size",
+]
 
 
 def require_images(dims: int) -> None:
     """Raise ValueError unless `dims`, the number of spatial dimensions, is 2."""
     if dims != 2:
         raise ValueError(f"dims={dims}: these networks are for images, dims=2")
+
+
+def require_size(x: Tensor, factor: int) -> None:
+    """Raise ValueError unless height and width of x (B, C, H, W) are multiples of `factor`."""
+    if x.shape[2] % factor or x.shape[3] % factor:
+        raise ValueError(
+            f"x is {x.shape[2]}x{x.shape[3]}, height and width must be multiples of {factor}"
+        )
 
 
 class Upsample(nn.Module):
@@ -157,7 +172,10 @@ class TimestepEmbedSequential(nn.Sequential):
     def forward(  # type: ignore[override]
         self, x: Tensor, emb: Tensor, context: Tensor | None = None
     ) -> Tensor:
-        """x: (B, C, H, W).  emb: (B, emb_channels).  context: (B, M, context_dim)."""
+        """x: (B, C, H, W).  emb: (B, emb_channels).  context: (B, M, context_dim).
+
+        Returns (B, C', H', W'), as the layers make it.
+        """
         for layer in self:
             if isinstance(layer, ResBlock):
                 x = layer(x, emb)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ldm.nets.autoencoder import attention_levels
 from ldm.nets.autoencoder_blocks import Downsample, Level, Middle, Upsample
+from ldm.nets.blocks import require_size
 from ldm.nets.embeddings import sine_first_timestep_embedding
 from ldm.nets.linear import Linear
 from ldm.nets.norm import group_norm, norm_silu
@@ -23,6 +24,7 @@ class Model(nn.Module):
 
     attn_resolutions: the sizes, counted from `resolution`, at which there is attention.
     in_channels counts the condition's channels too.
+    Raises ValueError when there is no level.
     """
 
     def __init__(
@@ -47,6 +49,8 @@ class Model(nn.Module):
         last = len(widths) - 1
         attention = attention_levels(resolution, len(widths), attn_resolutions, attn_type)
         temb_channels = 4 * ch
+        self.in_channels, self.out_channels = in_channels, out_ch
+        self.downsample_factor = 2**last
         self.use_timestep = use_timestep
         if use_timestep:
             self.temb = _TimeEmbedding(ch, temb_channels)
@@ -71,10 +75,13 @@ class Model(nn.Module):
         self.conv_out = nn.Conv2d(ch * ch_mult[0], out_ch, 3, padding=1)
 
     def forward(self, x: Tensor, t: Tensor | None = None, context: Tensor | None = None) -> Tensor:
-        """x: (B, C, H, W).  t: (B,).  context: (B, C', H, W). Returns (B, out_ch, H, W).
+        """x: (B, C, H, W), H and W multiples of `downsample_factor`.  t: (B,).
 
-        Raises ValueError when t is missing.
+        context: (B, C', H, W), C + C' = in_channels.
+        Returns (B, out_ch, H, W).
+        Raises ValueError for another size, and when t is missing.
         """
+        require_size(x, self.downsample_factor)
         temb = None
         if self.use_timestep:
             if t is None:

@@ -15,12 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ldm.nets.precision import is_half_on_cpu, is_single_on_cpu
+
 __all__ = [
     "Conv3x3",
     "Linear",
     "Pointwise",
-    "is_half_on_cpu",
-    "is_single_on_cpu",
     "linear",
     "on_tokens",
     "prefers_convolution",
@@ -42,23 +42,6 @@ def _is_amd() -> bool:
     """Whether the processor is AMD's, as far as Linux says."""
     cpus = Path("/proc/cpuinfo")
     return cpus.exists() and "AuthenticAMD" in cpus.read_text(encoding="utf-8")
-
-
-def is_single_on_cpu(x: Tensor) -> bool:
-    """Whether x is computed in float32 on a CPU."""
-    return (
-        x.device.type == "cpu"
-        and x.dtype == torch.float32
-        and not torch.compiler.is_compiling()
-        and not torch.is_autocast_enabled("cpu")
-    )
-
-
-def is_half_on_cpu(x: Tensor) -> bool:
-    """Whether x is computed in half precision on a CPU."""
-    half = (torch.bfloat16, torch.float16)
-    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
-    return x.device.type == "cpu" and dtype in half and not torch.compiler.is_compiling()
 
 
 def prefers_convolution(x: Tensor) -> bool:

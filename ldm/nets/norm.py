@@ -9,12 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ldm.nets.precision import HALF
+
 __all__ = ["GroupNorm", "NormSiLU", "group_norm", "norm_silu"]
 
 _aten = torch.ops.aten
 # rows that one product with ones adds up, in float32, before they are rounded to half precision
 _ROWS = 32
-_HALF = (torch.bfloat16, torch.float16)
 
 
 class GroupNorm(nn.GroupNorm):
@@ -43,7 +44,7 @@ def group_norm(channels: int, *, groups: int = 32, eps: float = 1e-5) -> GroupNo
 
 
 def norm_silu(x: Tensor, norm: nn.GroupNorm) -> Tensor:
-    """SiLU(norm(x)), x: (B, C, H, W).
+    """SiLU(norm(x)).  x: (B, C, H, W). Returns the same shape.
 
     Outside of a compiler, which does this by itself, and on a CPU, where it was measured, the
     normalized tensor is not kept for the backward pass but computed again, for a third less
@@ -59,7 +60,7 @@ class NormSiLU(nn.Sequential):
         super().__init__(group_norm(channels), nn.SiLU(), *layers)
 
     def activate(self, x: Tensor) -> Tensor:
-        """The first two layers."""
+        """The first two layers.  x: (B, C, H, W). Returns the same shape."""
         norm = self[0]
         assert isinstance(norm, nn.GroupNorm)
         return norm_silu(x, norm)
@@ -73,7 +74,7 @@ class NormSiLU(nn.Sequential):
 
 
 def _normalize(x: Tensor, norm: nn.GroupNorm, *, activate: bool) -> Tensor:
-    has_own_backward = activate or (x.dtype in _HALF and _layout(x) == torch.channels_last)
+    has_own_backward = activate or (x.dtype in HALF and _layout(x) == torch.channels_last)
     if x.device.type != "cpu" or torch.compiler.is_compiling() or not has_own_backward:
         normalized = F.group_norm(x, norm.num_groups, norm.weight, norm.bias, norm.eps)
         return F.silu(normalized) if activate else normalized
@@ -117,7 +118,7 @@ class _Normalize(torch.autograd.Function):
             normalized = _aten.native_group_norm(x, weight, bias, *ctx.sizes, ctx.eps)[0]
             grad = _aten.silu_backward(grad, normalized)
         grad = grad.contiguous(memory_format=layout)
-        if x.dtype in _HALF and layout == torch.channels_last:
+        if x.dtype in HALF and layout == torch.channels_last:
             grads = _channels_last_backward(grad, x, weight, mean, rstd)
         else:
             grads = _aten.native_group_norm_backward(

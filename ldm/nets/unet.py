@@ -13,7 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from ldm.nets.attention import AttentionBlock, heads_of
-from ldm.nets.blocks import Downsample, ResBlock, TimestepEmbedSequential, Upsample, require_images
+from ldm.nets.blocks import (
+    Downsample,
+    ResBlock,
+    TimestepEmbedSequential,
+    Upsample,
+    require_images,
+    require_size,
+)
 from ldm.nets.embeddings import timestep_embedding
 from ldm.nets.linear import Linear
 from ldm.nets.norm import NormSiLU, group_norm
@@ -38,25 +45,17 @@ class Stages:
     dropout: float = 0.0
     conv_resample: bool = True
     use_checkpoint: bool = False
-    num_heads: int = -1
-    num_head_channels: int = -1
+    heads: tuple[int, int]  # their number, and the width of each, which decides; -1: not given
     use_scale_shift_norm: bool = False
     resblock_updown: bool = False
     use_new_attention_order: bool = False
-    use_spatial_transformer: bool = False
     transformer_depth: int = 1
-    context_dim: int | None = None
+    context_dim: int | None = None  # of spatial transformers; None for plain attention
 
     def __post_init__(self) -> None:
         """Check what the layers themselves cannot."""
-        if self.num_heads == -1 and self.num_head_channels == -1:
+        if self.heads == (-1, -1):
             raise ValueError("num_heads or num_head_channels must be given, both are -1")
-        if self.use_spatial_transformer and self.context_dim is None:
-            raise ValueError("use_spatial_transformer needs context_dim, the width of the context")
-        if self.context_dim is not None and not self.use_spatial_transformer:
-            raise ValueError(
-                f"context_dim={self.context_dim} has no effect unless use_spatial_transformer=True"
-            )
         if not self.channel_mult or min(self.channel_mult) < 1:
             raise ValueError(f"channel_mult={self.channel_mult}: expected one factor per level")
 
@@ -87,8 +86,9 @@ class Stages:
 
     def attention(self, channels: int, num_heads: int | None = None) -> nn.Module:
         """Self-attention, or a spatial transformer when there is a context."""
-        heads = heads_of(channels, num_heads or self.num_heads, self.num_head_channels)
-        if self.use_spatial_transformer:
+        number, width = self.heads
+        heads = heads_of(channels, num_heads or number, width)
+        if self.context_dim is not None:
             return SpatialTransformer(
                 channels,
                 heads,
@@ -219,11 +219,6 @@ class UNetModel(nn.Module):
     ) -> None:
         super().__init__()
         require_images(dims)
-        if num_classes is not None and adm_in_channels is not None:
-            raise ValueError("num_classes and adm_in_channels are two kinds of y; give one")
-        if channel_mult[0] != 1:
-            # published: the output layers are built for model_channels, not for the first level
-            raise ValueError(f"channel_mult={list(channel_mult)} must begin with 1")
         stages = Stages(
             model_channels=model_channels,
             channel_mult=channel_mult,
@@ -232,41 +227,37 @@ class UNetModel(nn.Module):
             dropout=dropout,
             conv_resample=conv_resample,
             use_checkpoint=use_checkpoint,
-            num_heads=num_heads,
-            num_head_channels=num_head_channels,
+            heads=(num_heads, num_head_channels),
             use_scale_shift_norm=use_scale_shift_norm,
             resblock_updown=resblock_updown,
             use_new_attention_order=use_new_attention_order,
-            use_spatial_transformer=use_spatial_transformer,
             transformer_depth=transformer_depth,
-            context_dim=context_dim,
+            context_dim=_context_width(use_spatial_transformer, context_dim),
         )
-        self.in_channels = in_channels
-        self.model_channels = model_channels
-        self.out_channels = out_channels
-        self.num_classes = num_classes
-        self.adm_in_channels = adm_in_channels
-        self.context_dim = context_dim
-        self.downsample_factor = 2 ** (len(channel_mult) - 1)
+        self.in_channels, self.out_channels = in_channels, out_channels
+        self.num_classes, self.adm_in_channels = num_classes, adm_in_channels
+        # published: only legacy plain attention looks at num_heads_upsample
+        has_own_heads = legacy and context_dim is None and num_heads_upsample != -1
+        self._build(stages, num_heads_upsample if has_own_heads else None, n_embed)
+
+    def _build(self, stages: Stages, upsample_heads: int | None, n_embed: int | None) -> None:
+        """Make the layers, in the published order of their parameters."""
+        ch, emb_channels = stages.model_channels, stages.emb_channels
+        if stages.channel_mult[0] != 1:
+            # published: the output layers are built for model_channels, not for the first level
+            raise ValueError(f"channel_mult={list(stages.channel_mult)} must begin with 1")
+        self.model_channels, self.context_dim = ch, stages.context_dim
+        self.downsample_factor = 2 ** (len(stages.channel_mult) - 1)
         self.predict_codebook_ids = n_embed is not None
 
-        self.time_embed = TimeEmbedding(model_channels, stages.emb_channels)
-        if num_classes is not None:
-            self.label_emb: nn.Module = nn.Embedding(num_classes, stages.emb_channels)
-        if adm_in_channels is not None:
-            self.label_emb = _vector_embedding(adm_in_channels, stages.emb_channels)
-        self.input_blocks, skips = stages.encoder(in_channels)
+        self.time_embed = TimeEmbedding(ch, emb_channels)
+        self.label_emb = _label_embedding(self.num_classes, self.adm_in_channels, emb_channels)
+        self.input_blocks, skips = stages.encoder(self.in_channels)
         self.middle_block = stages.middle()
-        # published: only legacy plain attention looks at num_heads_upsample
-        upsample_heads = num_heads_upsample != -1 and legacy and not use_spatial_transformer
-        self.output_blocks = stages.decoder(skips, num_heads_upsample if upsample_heads else None)
-        self.out = NormSiLU(
-            model_channels, zeroed(nn.Conv2d(model_channels, out_channels, 3, padding=1))
-        )
+        self.output_blocks = stages.decoder(skips, upsample_heads)
+        self.out = NormSiLU(ch, zeroed(nn.Conv2d(ch, self.out_channels, 3, padding=1)))
         if n_embed is not None:
-            self.id_predictor = nn.Sequential(
-                group_norm(model_channels), nn.Conv2d(model_channels, n_embed, 1)
-            )
+            self.id_predictor = nn.Sequential(group_norm(ch), nn.Conv2d(ch, n_embed, 1))
 
     def forward(
         self,
@@ -285,7 +276,7 @@ class UNetModel(nn.Module):
         """
         self._check_inputs(x, context, y)
         emb = self.time_embed(timesteps)
-        if y is not None:
+        if self.label_emb is not None:
             emb = emb + self.label_emb(y)
         h, skips = x, []
         for block in self.input_blocks:
@@ -299,14 +290,10 @@ class UNetModel(nn.Module):
         return out.to(x.dtype)
 
     def _check_inputs(self, x: Tensor, context: Tensor | None, y: Tensor | None) -> None:
-        factor = self.downsample_factor
         if x.shape[1] != self.in_channels:
             raise ValueError(f"x has {x.shape[1]} channels, this U-Net takes {self.in_channels}")
-        if x.shape[2] % factor or x.shape[3] % factor:
-            raise ValueError(
-                f"x is {x.shape[2]}x{x.shape[3]}, height and width must be multiples of {factor}"
-            )
-        if (y is None) != (self.num_classes is None and self.adm_in_channels is None):
+        require_size(x, self.downsample_factor)
+        if (y is None) != (self.label_emb is None):
             raise ValueError("y must be given exactly when num_classes or adm_in_channels is set")
         if (context is None) != (self.context_dim is None):
             raise ValueError("a context must be given exactly when context_dim is set")
@@ -316,6 +303,26 @@ class UNetModel(nn.Module):
             )
 
 
-def _vector_embedding(in_channels: int, emb_channels: int) -> nn.Module:
-    layers = (Linear(in_channels, emb_channels), nn.SiLU(), Linear(emb_channels, emb_channels))
+def _context_width(use_spatial_transformer: bool, context_dim: int | None) -> int | None:
+    """`context_dim`; ValueError unless it is given exactly with spatial transformers."""
+    if use_spatial_transformer and context_dim is None:
+        raise ValueError("use_spatial_transformer needs context_dim, the width of the context")
+    if context_dim is not None and not use_spatial_transformer:
+        raise ValueError(
+            f"context_dim={context_dim} has no effect unless use_spatial_transformer=True"
+        )
+    return context_dim
+
+
+def _label_embedding(
+    num_classes: int | None, adm_in_channels: int | None, emb_channels: int
+) -> nn.Module | None:
+    """What makes y, class labels or vectors, as wide as the time's embedding; None without y."""
+    if num_classes is not None and adm_in_channels is not None:
+        raise ValueError("num_classes and adm_in_channels are two kinds of y; give one")
+    if num_classes is not None:
+        return nn.Embedding(num_classes, emb_channels)
+    if adm_in_channels is None:
+        return None
+    layers = (Linear(adm_in_channels, emb_channels), nn.SiLU(), Linear(emb_channels, emb_channels))
     return nn.Sequential(nn.Sequential(*layers))  # published: a sequence within a sequence

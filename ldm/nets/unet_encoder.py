@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ldm.nets.attention import AttentionPool2d
+from ldm.nets.attention import AttentionPool2d, heads_of
 from ldm.nets.blocks import require_images
 from ldm.nets.linear import Linear
 from ldm.nets.norm import NormSiLU, group_norm
@@ -61,8 +61,7 @@ class EncoderUNetModel(nn.Module):
             dropout=dropout,
             conv_resample=conv_resample,
             use_checkpoint=use_checkpoint,
-            num_heads=num_heads,
-            num_head_channels=num_head_channels,
+            heads=(num_heads, num_head_channels),
             use_scale_shift_norm=use_scale_shift_norm,
             resblock_updown=resblock_updown,
             use_new_attention_order=use_new_attention_order,
@@ -71,18 +70,10 @@ class EncoderUNetModel(nn.Module):
         self.time_embed = TimeEmbedding(model_channels, stages.emb_channels)
         self.input_blocks, widths = stages.encoder(in_channels)
         self.middle_block = stages.middle()
-        ch = stages.widths[-1]
-        self.out: nn.Sequential
-        if pool == "adaptive":
-            head = [nn.AdaptiveAvgPool2d(1), zeroed(nn.Conv2d(ch, out_channels, 1)), nn.Flatten()]
-            self.out = NormSiLU(ch, *head)
-        elif pool == "attention":
-            size = image_size // 2 ** (len(channel_mult) - 1)
-            heads = ch // num_heads if num_head_channels == -1 else num_head_channels
-            head = [AttentionPool2d(size, ch, heads, out_channels)]
-            self.out = NormSiLU(ch, *head)
+        if pool.startswith("spatial"):
+            self.out = _means_head(sum(widths) + stages.widths[-1], out_channels, pool)
         else:
-            self.out = _means_head(sum(widths) + ch, out_channels, pool)
+            self.out = _map_head(stages, image_size, out_channels, pool)
 
     def forward(self, x: Tensor, timesteps: Tensor) -> Tensor:
         """x: (B, in_channels, H, W).  timesteps: (B,). Returns (B, out_channels)."""
@@ -93,6 +84,16 @@ class EncoderUNetModel(nn.Module):
             means.append(h.mean(dim=(2, 3)))
         out: Tensor = self.out(torch.cat(means, dim=1) if self.pool.startswith("spatial") else h)
         return out
+
+
+def _map_head(stages: Stages, image_size: int, out_channels: int, pool: str) -> nn.Sequential:
+    ch = stages.widths[-1]
+    if pool == "adaptive":
+        conv = zeroed(nn.Conv2d(ch, out_channels, 1))
+        return NormSiLU(ch, nn.AdaptiveAvgPool2d(1), conv, nn.Flatten())
+    size = image_size // 2 ** (len(stages.widths) - 1)
+    head_channels = ch // heads_of(ch, *stages.heads)
+    return NormSiLU(ch, AttentionPool2d(size, ch, head_channels, out_channels))
 
 
 def _means_head(features: int, out_channels: int, pool: str) -> nn.Sequential:

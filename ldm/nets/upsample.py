@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ldm.nets.linear import is_single_on_cpu
+from ldm.nets.precision import is_single_on_cpu
 
 __all__ = ["upsample_conv"]
 

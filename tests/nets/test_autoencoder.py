@@ -32,6 +32,12 @@ def test_encoder_and_decoder_have_the_factor_of_their_levels(double_z, ch_mult, 
         assert decoder(moments[:, :4]).shape == (2, 3, *size)
 
 
+@pytest.mark.parametrize("half", [Encoder, Decoder])
+def test_no_level_at_all_is_refused(half):
+    with pytest.raises(ValueError, match=r"ch_mult=\[\]: expected one factor per level"):
+        half(**{**SMALL, "ch_mult": []})
+
+
 def test_attention_stands_at_the_nominal_sizes():
     with torch.device("meta"):
         encoder, decoder = Encoder(**SMALL), Decoder(**SMALL)

@@ -37,6 +37,26 @@ def test_a_model_without_time_does_not_embed_it():
     assert torch.equal(net(x), net(x, torch.tensor([7])))
 
 
+def test_the_network_tells_its_channels_and_its_factor():
+    with torch.device("meta"):
+        net = Model(**SMALL)
+    assert (net.in_channels, net.out_channels, net.downsample_factor) == (5, 3, 4)
+
+
+@pytest.mark.parametrize("size", [(8, 6), (10, 8)])
+def test_a_size_that_the_levels_do_not_divide_is_refused(size):
+    with torch.device("meta"):
+        net = Model(**SMALL)
+        message = f"x is {size[0]}x{size[1]}, height and width must be multiples of 4"
+        with pytest.raises(ValueError, match=message):
+            net(torch.empty(2, 5, *size), torch.empty(2))
+
+
+def test_a_network_without_levels_is_refused():
+    with pytest.raises(ValueError, match=r"ch_mult=\[\]: expected one factor per level"):
+        Model(**{**SMALL, "ch_mult": []})
+
+
 def test_a_missing_time_is_refused():
     with pytest.raises(ValueError, match="t, the time of each example, is missing"):
         Model(**SMALL)(torch.zeros(1, 5, 8, 8))

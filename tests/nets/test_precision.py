@@ -1,8 +1,9 @@
 """Autocast, and where networks are left alone by it."""
 
+import pytest
 import torch
 
-from ldm.nets.precision import without_autocast
+from ldm.nets.precision import is_half_on_cpu, is_single_on_cpu, without_autocast
 from ldm.nets.quantizer import VectorQuantizer
 from ldm.nets.upsample import upsample_conv
 
@@ -13,6 +14,28 @@ def test_a_product_keeps_its_precision_inside():
         assert (x @ x).dtype is torch.bfloat16
         with without_autocast(x):
             assert (x @ x).dtype is torch.float32
+
+
+@pytest.mark.parametrize(
+    ("stored", "autocast", "is_half"),
+    [
+        (torch.float32, None, False),
+        (torch.bfloat16, None, True),
+        (torch.float16, None, True),
+        (torch.float32, torch.bfloat16, True),
+        (torch.float32, torch.float16, True),
+    ],
+)
+def test_autocast_decides_over_the_type_of_a_tensor(stored, autocast, is_half):
+    x = torch.ones(2, dtype=stored)
+    with torch.autocast("cpu", dtype=autocast or torch.bfloat16, enabled=autocast is not None):
+        assert is_half_on_cpu(x) is is_half
+        assert is_single_on_cpu(x) is not is_half
+
+
+def test_a_tensor_elsewhere_is_computed_in_no_precision_of_the_cpu():
+    assert not is_half_on_cpu(torch.ones(2, device="meta", dtype=torch.bfloat16))
+    assert not is_single_on_cpu(torch.ones(2, device="meta"))
 
 
 def test_a_quantizer_and_an_upsampling_work_out_their_shapes_on_the_meta_device():

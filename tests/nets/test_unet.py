@@ -137,6 +137,7 @@ def test_dropout_acts_in_training_only():
     [
         ({"model_channels": 40}, r"40 channels .* in 32 groups; the nearest .* is 32"),
         ({"channel_mult": [2, 4]}, r"channel_mult=\[2, 4\] must begin with 1"),
+        ({"channel_mult": []}, r"channel_mult=\[\]: expected one factor per level"),
         ({"channel_mult": [1, 0]}, r"channel_mult=\[1, 0\]"),
         ({"num_heads": -1}, "num_heads or num_head_channels must be given"),
         ({"num_heads": 5}, "num_heads=5 does not divide the 32 channels"),

@@ -26,9 +26,9 @@ def test_every_pool_gives_one_vector_per_image(pool):
     assert all(p.grad.isfinite().all() for p in net.parameters() if p.grad is not None)
 
 
-def test_attention_pool_counts_heads_like_the_blocks():
-    heads = {"num_heads": 4, "num_head_channels": -1}
-    net = EncoderUNetModel(**{**SMALL, **heads}, pool="attention")
+@pytest.mark.parametrize("given", [{"num_heads": 4}, {"num_heads": 1, "num_head_channels": 16}])
+def test_attention_pool_has_heads_of_the_given_number_or_width(given):
+    net = EncoderUNetModel(**{**SMALL, "num_head_channels": -1, **given}, pool="attention")
     assert net.out[2].num_heads == 4
 
 
