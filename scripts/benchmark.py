@@ -11,31 +11,28 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-import torch
-
-from ldm.benchmark.configuration import is_first_stage, model_block, without_weights
+from ldm.benchmark.configuration import is_first_stage, measured_block, without_weights
 from ldm.benchmark.report import machine, rows, sampler_line, table
 from ldm.benchmark.setting import Setting
-from ldm.config import ConfigError
+from ldm.cli.sampling import run_script
 
 
 def benchmark(argv: Sequence[str]) -> None:
     """Parse the command line, measure, print."""
     args = _parser().parse_args(argv)
-    if args.device.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(f"--device {args.device}: torch sees no CUDA device")
     setting = Setting(
         device=args.device,
         precision=args.precision,
         batch_size=args.batch_size,
-        threads=args.threads,
-        compiled=args.compile,
+        num_threads=args.threads,
+        is_compiled=args.compile,
     )
     setting.apply()
-    block = model_block([args.config], args.overrides)
+    block = measured_block(args.config, args.overrides)
     model = without_weights(block)
     print(f"{args.config}, {args.precision}, batch {args.batch_size}; {machine(setting)}")
-    print("seconds: " + ("that passed" if setting.is_cuda else "of processor time") + ", medians")
+    clock = "wall time" if setting.is_cuda else "processor time, summed over threads"
+    print(f"seconds and utilisation: of {clock}; images/s: of wall time; medians")
     print("weights are random; images, latents and conditions are given")
     if is_first_stage(model) and model.loss.perceptual_loss is not None:
         print("LPIPS has random weights too: its cost, not its judgement")
@@ -61,33 +58,31 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("config", help="YAML file with a block `model`")
     parser.add_argument("overrides", nargs="*", help="a.b.c=value, as for training")
     parser.add_argument("--against", choices=["diffusers"], help="measure this library beside")
-    parser.add_argument("--precision", choices=["bf16", "fp32"], default="bf16", help="of products")
+    parser.add_argument(
+        "--precision", choices=["bf16", "fp32"], default="bf16", help="precision of matrix products"
+    )
     parser.add_argument("--batch-size", type=_positive, default=1, help="images per step")
     parser.add_argument("--rounds", type=_positive, default=7, help="steps of each that count")
-    parser.add_argument("--threads", type=int, default=1, help="of a CPU; 0 for all")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument(
+        "--threads", type=_natural, default=1, help="CPU threads; 0: torch's default"
+    )
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     parser.add_argument("--compile", action="store_true", help="compile the networks")
     parser.add_argument("--no-memory", action="store_true", help="leave peak memory out")
     return parser
 
 
-def _positive(text: str) -> int:
+def _natural(text: str, least: int = 0) -> int:
     value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text}: expected at least 1")
+    if value < least:
+        raise argparse.ArgumentTypeError(f"{text}: expected at least {least}")
     return value
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run, and say what is wrong with the configuration in one sentence."""
-    try:
-        benchmark(sys.argv[1:] if argv is None else argv)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+def _positive(text: str) -> int:
+    return _natural(text, least=1)
 
 
 if __name__ == "__main__":
     warnings.filterwarnings("ignore", category=FutureWarning)  # diffusers' own
-    sys.exit(main())
+    sys.exit(run_script(benchmark))

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 from torch import Tensor
 
 from ldm.conditioning.base import Embedder, Slot
-from ldm.config import ConfigError, instantiate_from_config, load
+from ldm.conditioning.conditioner import Part
+from ldm.config import (
+    ConfigError,
+    instantiate_model,
+    load,
+    model_block,
+    with_key,
+    without_checkpoints,
+)
 from ldm.losses.autoencoder import FirstStageLoss
 from ldm.models.autoencoder import IdentityFirstStage
 from ldm.models.diffusion.ddpm import DDPM
@@ -24,7 +31,7 @@ __all__ = [
     "accept_random_lpips",
     "denoising",
     "is_first_stage",
-    "model_block",
+    "measured_block",
     "without_weights",
 ]
 
@@ -40,7 +47,7 @@ class Given(Embedder):
         self.embed_dim = embed_dim
 
     def encode(self, value: Tensor) -> Tensor:
-        """What is given."""
+        """The entry itself, (B, N, D), (B, C, h, w), (B, D) or labels (B,), by slot."""
         return value
 
 
@@ -65,30 +72,32 @@ class Shapes:
         return torch.randn(size, *self.latent, device=device), batch
 
 
-def model_block(paths: Sequence[str | Path], overrides: Sequence[str] = ()) -> Block:
-    """The `model:` block of a configuration, no checkpoint named in it.
+def measured_block(path: str | Path, overrides: Sequence[str] = ()) -> Block:
+    """The block `model` of a configuration file, no checkpoint named in it.
 
-    Raises ConfigError when there is none.
+    Raises ConfigError for a file that cannot be read, and when there is no such block.
     """
-    plain = OmegaConf.to_container(load(paths, overrides), resolve=True)
-    block = plain.get("model") if isinstance(plain, dict) else None
-    if not isinstance(block, dict) or "target" not in block:
-        raise ConfigError(f"{', '.join(map(str, paths))}: no block `model` with a target")
-    return {"target": block["target"], "params": _without_checkpoints(block.get("params") or {})}
+    config = load([path], overrides)
+    with with_key(str(path)):
+        block: Block = without_checkpoints(model_block(config))
+    return {**block, "params": block.get("params") or {}}
 
 
 def without_weights(block: Block) -> Any:
     """The model on the meta device: shapes without memory."""
     with torch.device("meta"):
-        return instantiate_from_config(block, path="model")
+        return instantiate_model(block)
 
 
 def is_first_stage(model: object) -> bool:
     """Whether it is a first stage, rather than a diffusion model.
 
-    Raises ConfigError when it is neither.
+    Raises ConfigError when it is neither, and for a first stage that cannot be trained.
     """
     if isinstance(model, FirstStageModule):
+        if not isinstance(model.loss, FirstStageLoss):
+            name = type(model.loss).__name__
+            raise ConfigError(f"model.params.lossconfig: {name} is no training objective")
         return True
     if isinstance(model, DDPM):
         return False
@@ -112,35 +121,40 @@ def denoising(block: Block) -> tuple[Block, Shapes]:
         params.pop(key, None)
     if "first_stage_config" in params:
         params["first_stage_config"] = IdentityFirstStage(latent_channels=model.channels)
-    # two encoders may read one entry of a batch
-    parts = {f"{part.key} as {part.slot}": part for part in model.conditioner.parts}
+    # several encoders may read one entry of a batch
+    parts = {f"{index}: {part.key}": part for index, part in enumerate(model.conditioner.parts)}
     if parts:
         params["cond_stage_config"] = [
             Given(key, part.slot, part.embedder.embed_dim) for key, part in parts.items()
         ]
-    net = model.model.diffusion_model
     size = model.image_size
     height, width = (size, size) if isinstance(size, int) else size
-    conditions: dict[str, tuple[int, ...] | int] = {}
-    for key, part in parts.items():
-        if part.slot == "crossattn":
-            conditions[key] = (_num_tokens(part.embedder), net.context_dim)
-        elif part.slot == "concat":
-            conditions[key] = (net.in_channels - model.channels, height, width)
-        else:
-            conditions[key] = net.num_classes or (net.adm_in_channels,)
+    conditions = {key: _condition(part, model, (height, width)) for key, part in parts.items()}
     return {**block, "params": params}, Shapes((model.channels, height, width), conditions)
+
+
+def _condition(part: Part, model: DDPM, size: tuple[int, int]) -> tuple[int, ...] | int:
+    """What an encoder gives for one image of a diffusion model, see `Shapes`.
+
+    size: of the latents, (H, W).
+    Raises ConfigError when several share a slot and one does not say how much of it is its own.
+    """
+    net: Any = model.model.diffusion_model
+    if part.slot == "crossattn":
+        return (_num_tokens(part.embedder), net.context_dim)
+    if part.slot == "vector" and net.num_classes:
+        return int(net.num_classes)
+    if sum(other.slot == part.slot for other in model.conditioner.parts) > 1:
+        width = part.embedder.embed_dim
+    else:
+        width = net.adm_in_channels if part.slot == "vector" else net.in_channels - model.channels
+    if width is None:
+        name = type(part.embedder).__name__
+        raise ConfigError(f"cond_stage_config: {name} for {part.key!r} has no embed_dim")
+    return (width,) if part.slot == "vector" else (width, *size)
 
 
 def _num_tokens(embedder: Any) -> int:
     """Tokens that an encoder gives for one image; class labels are one."""
     transformer = getattr(embedder, "transformer", None)
     return int(getattr(transformer, "max_seq_len", getattr(embedder, "max_length", 1)))
-
-
-def _without_checkpoints(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {k: _without_checkpoints(v) for k, v in value.items() if k != "ckpt_path"}
-    if isinstance(value, list):
-        return [_without_checkpoints(item) for item in value]
-    return value

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from ldm.benchmark.configuration import (
     Block,
@@ -20,18 +21,20 @@ from ldm.benchmark.configuration import (
 )
 from ldm.benchmark.peers import PeerUNet, peer_autoencoder
 from ldm.benchmark.setting import Setting
-from ldm.config import ConfigError, build, instantiate_from_config
+from ldm.config import ConfigError, build, instantiate_model
 from ldm.diffusion.draws import KeyedDraws
 from ldm.losses.autoencoder import FirstStageLoss
 from ldm.models.ema import EMA
 from ldm.models.first_stage_step import MicroBatch, shared_gradients
 from ldm.models.optim import build_optimizer
+from ldm.spelling import require_known
 
-__all__ = ["PEERS", "Contender", "contender"]
+__all__ = ["OURS", "PEERS", "Contender", "contender"]
 
 OURS = "ldm"
 # the other library in both memory layouts: which is the faster one depends on the machine
-PEERS = ("diffusers", "diffusers, channels last")
+PEER, PEER_CHANNELS_LAST = "diffusers", "diffusers, channels last"
+PEERS = (PEER, PEER_CHANNELS_LAST)
 _ADAMW = {"target": "torch.optim.AdamW", "params": {}}
 _RATE = 1e-6  # of the optimizers: weights stay near their random start
 
@@ -45,25 +48,26 @@ class Contender(Protocol):
 
 
 def contender(name: str, block: Block, setting: Setting) -> Contender:
-    """A contender by name, "ldm" or one of `PEERS`, ready to step.
+    """A contender by name, `OURS` or one of `PEERS`, ready to step.
 
-    block: see `ldm.benchmark.configuration.model_block`.
-    Raises ConfigError when diffusers has no such network.
+    block: see `ldm.benchmark.configuration.measured_block`.
+    Raises ValueError for another name, ConfigError when diffusers has no such network.
     """
+    require_known("name", name, (OURS, *PEERS))
     torch.manual_seed(0)
     layout = torch.channels_last if _is_channels_last(name, setting) else torch.contiguous_format
     if not is_first_stage(without_weights(block)):
-        return _Denoising(name, block, setting, layout)
+        return _DenoisingStep(name, block, setting, layout)
     if name == OURS:
-        return _Game(block, setting, layout)
-    return _PeerGame(block, setting, layout)
+        return _FirstStageStep(block, setting, layout)
+    return _PeerFirstStageStep(block, setting, layout)
 
 
 def _is_channels_last(name: str, setting: Setting) -> bool:
-    return name == PEERS[1] or (name == OURS and setting.is_cuda)
+    return name == PEER_CHANNELS_LAST or (name == OURS and setting.is_cuda)
 
 
-class _Denoising:
+class _DenoisingStep:
     """A diffusion model's step; the network alone is another library's, if asked for."""
 
     def __init__(
@@ -74,12 +78,12 @@ class _Denoising:
             peer = PeerUNet(given["params"]["unet_config"]["params"])
             given["params"] = {**given["params"], "unet_config": peer}
         self.setting = setting
-        self.model = instantiate_from_config(given, path="model").to(setting.device)
+        self.model = instantiate_model(given).to(setting.device)
         _randomize(self.model.model)
         self.model.model.to(memory_format=layout)
         if self.model.model_ema is not None:
             self.model.model_ema = EMA(self.model.model).to(setting.device)
-        if setting.compiled:
+        if setting.is_compiled:
             self.model.compile_networks()
         self.z, self.batch = shapes.batch(setting.batch_size, setting.device)
         self.z = self.z.contiguous(memory_format=layout)
@@ -94,44 +98,42 @@ class _Denoising:
             terms = model.objective(model.denoiser, z, cond, draws=draws, logvar=model.logvar)
             loss = terms.total.mean()
         loss.backward()
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        _update(self.optimizer)
         if model.model_ema is not None:
             model.model_ema.update(model.model)
 
 
-class _Game:
-    """A first stage's step: one pass of the autoencoder for both players."""
+class _FirstStageStep:
+    """A first stage's step: one pass of the autoencoder for both optimizers."""
 
     def __init__(self, block: Block, setting: Setting, layout: torch.memory_format) -> None:
         self.setting = setting
-        self.model = instantiate_from_config(block, path="model").to(setting.device)
+        self.model = instantiate_model(block).to(setting.device)
         self.model.to(memory_format=layout).train()
         _randomize(self.model)
         accept_random_lpips(self.model.loss)
-        if setting.compiled:
+        if setting.is_compiled:
             self.model.compile_networks()
-        self.at = _step_of_game(self.model.loss, setting)
+        self.optimizer_step = _discriminator_step(self.model.loss, setting)
         self.images = _images(block, setting).contiguous(memory_format=layout)
         config = self.model.options["optimizer_config"]
-        players = (self.model.generator_parameters(), self.model.loss.discriminator.parameters())
-        self.optimizers = [build_optimizer(player, _RATE, config) for player in players]
+        learned = (self.model.generator_parameters(), self.model.loss.discriminator.parameters())
+        self.optimizers = [build_optimizer(each, _RATE, config) for each in learned]
 
     def step(self) -> None:
         draws = KeyedDraws(range(len(self.images)), seed=0, device=self.setting.device)
         with self.setting.autocast():
-            shared_gradients(self.model, [MicroBatch(self.images, draws)], self.at)
-        for optimizer in self.optimizers[: 2 if self.setting.in_game else 1]:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            shared_gradients(self.model, [MicroBatch(self.images, draws)], self.optimizer_step)
+        for optimizer in self.optimizers[: 2 if self.setting.with_discriminator else 1]:
+            _update(optimizer)
         if self.model.model_ema is not None:
             self.model.model_ema.update(self.model.networks())
 
 
-class _PeerGame:
+class _PeerFirstStageStep:
     """The same losses on diffusers' autoencoder, in one graph, the discriminator after it.
 
-    As fast as that goes: one forward pass for both players, no gradient of the discriminator's
+    As fast as that goes: one forward pass for both optimizers, no gradient of the discriminator's
     weights on the generator's way, and no discriminator before it joins.
     """
 
@@ -148,15 +150,16 @@ class _PeerGame:
         for module in (self.net, self.loss):
             _randomize(module)
         accept_random_lpips(self.loss)
-        if setting.compiled:
+        if setting.is_compiled:
             networks: list[Any] = [self.net.encoder, self.net.decoder, self.loss.discriminator]
             for network in networks:
                 network.compile(dynamic=False)
-        self.at = _step_of_game(self.loss, setting)
+        self.optimizer_step = _discriminator_step(self.loss, setting)
         self.images = _images(block, setting).contiguous(memory_format=layout)
-        players = (self.net.parameters(), self.loss.discriminator.parameters())
         config = shape.options["optimizer_config"]
-        self.optimizers = [build_optimizer(player, _RATE, config) for player in players]
+        self.optimizer = build_optimizer(self.net.parameters(), _RATE, config)
+        discriminator = self.loss.discriminator.parameters()
+        self.discriminator_optimizer = build_optimizer(discriminator, _RATE, config)
         self.average = EMA(self.net) if params.get("use_ema") else None
 
     def step(self) -> None:
@@ -167,40 +170,41 @@ class _PeerGame:
             reconstruction = self.net.decode(posterior.sample()).sample
             total = self._generator_loss(reconstruction, posterior.kl())
         torch.autograd.backward(total)
-        self._move(0)
-        if self.setting.in_game:
+        _update(self.optimizer)
+        if self.setting.with_discriminator:
             loss.discriminator.requires_grad_(True)
             with self.setting.autocast():
                 logits = loss.judge(images), loss.judge(reconstruction.detach())
-                terms = loss.discrimination(*logits, step=self.at)
+                terms = loss.discrimination(*logits, step=self.optimizer_step)
             torch.autograd.backward(terms.total.mean())
-            self._move(1)
+            _update(self.discriminator_optimizer)
         if self.average is not None:
             self.average.update(self.net)
 
     def _generator_loss(self, reconstruction: Tensor, kl: Tensor) -> Tensor:
         loss = self.loss
-        if not self.setting.in_game:
+        if not self.setting.with_discriminator:
             terms = loss.reconstruction(self.images, reconstruction.float())
             return (terms.total + loss.regularization(kl).total).mean()
         last_layer = self.net.get_parameter("decoder.conv_out.weight")
         return loss.objective(
-            self.images, reconstruction.float(), kl, step=self.at, last_layer=last_layer
+            self.images, reconstruction.float(), kl, step=self.optimizer_step, last_layer=last_layer
         ).total.mean()
 
-    def _move(self, player: int) -> None:
-        self.optimizers[player].step()
-        self.optimizers[player].zero_grad(set_to_none=True)
+
+def _update(optimizer: Optimizer) -> None:
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
 
 
-def _step_of_game(loss: FirstStageLoss, setting: Setting) -> int:
-    """A number of step at which the discriminator has joined, or has not.
+def _discriminator_step(loss: FirstStageLoss, setting: Setting) -> int:
+    """An optimizer step at which the discriminator has joined, or has not.
 
-    Raises ConfigError when the configuration knows no such step.
+    Raises ConfigError when training by the configuration has no such step.
     """
-    step = loss.disc_start if setting.in_game else loss.disc_start - 1
-    if bool(loss.factor(step)) != setting.in_game or step < 0:
-        when = "after" if setting.in_game else "before"
+    step = max(0, loss.disc_start - (not setting.with_discriminator))
+    if bool(loss.factor(step)) != setting.with_discriminator:
+        when = "after" if setting.with_discriminator else "before"
         raise ConfigError(f"lossconfig: no step {when} disc_start={loss.disc_start}")
     return step
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -19,12 +18,12 @@ from ldm.benchmark.configuration import (
     without_weights,
 )
 from ldm.benchmark.setting import Setting
-from ldm.config import instantiate_from_config
+from ldm.config import instantiate_model
 
 __all__ = ["ceiling", "flops_per_image"]
 
 
-def flops_per_image(block: Block, *, in_game: bool) -> float:
+def flops_per_image(block: Block, *, with_discriminator: bool) -> float:
     """Model FLOPs of a training step for one image, a multiplication and an addition being two.
 
     The passes that mathematics asks for, of the network as its configuration says, however it is
@@ -36,7 +35,7 @@ def flops_per_image(block: Block, *, in_game: bool) -> float:
     if not is_first_stage(model):
         given, shapes = denoising(block)
         with torch.device("meta"):
-            model = instantiate_from_config(given, path="model")
+            model = instantiate_model(given)
         z, batch = shapes.batch(1, "meta")
         cond, t = model.conditioner(batch), torch.zeros(1, device="meta")
         return 3 * _count(lambda: model.model(z, t, cond))
@@ -47,7 +46,7 @@ def flops_per_image(block: Block, *, in_game: bool) -> float:
     if model.loss.perceptual_loss is not None:
         accept_random_lpips(model.loss)
         total += 3 * _count(lambda: model.loss.perceptual_loss(image, image)) / 2
-    if in_game:
+    if with_discriminator:
         total += 5 * _count(lambda: model.loss.judge(image))
     return total
 
@@ -65,6 +64,7 @@ _CONVOLUTIONS = ((128, 64), (256, 32), (512, 32))
 def ceiling(setting: Setting, rounds: int = 5) -> float:
     """FLOP/s of the fastest of a few large convolutions and one matrix product.
 
+    Per busy second (`Elapsed`), as the utilisation of a step is: threads add nothing to either.
     Convolutions are the larger part of these networks, and on some processors matrix products
     reach less than half of what convolutions do.
     """
@@ -93,13 +93,6 @@ def _fastest(
     setting: Setting,
     rounds: int,
 ) -> float:
-    """Seconds of the fastest of a few calls: whatever disturbs one only makes it slower."""
-    clock = time.perf_counter if setting.is_cuda else time.process_time
-    seconds = []
-    for _ in range(rounds + 1):
-        start = clock()
-        function(*operands)
-        if setting.is_cuda:
-            torch.cuda.synchronize()
-        seconds.append(clock() - start)
+    """Busy seconds of the fastest of a few calls: whatever disturbs one only makes it slower."""
+    seconds = [setting.timed(lambda: function(*operands)).busy for _ in range(rounds + 1)]
     return min(seconds[1:])

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import resource
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,26 +16,34 @@ import torch
 
 from ldm.benchmark.configuration import Block
 from ldm.benchmark.contenders import contender
-from ldm.benchmark.setting import Setting
+from ldm.benchmark.peers import has_diffusers
+from ldm.benchmark.setting import Elapsed, Setting
 from ldm.config import ConfigError
 
-__all__ = ["Times", "peak_memory", "take_turns"]
+__all__ = ["Times", "peak_memory", "release_memory", "take_turns"]
 
 
 @dataclass
 class Times:
-    """Seconds of a contender's steps, in the order they were taken.
-
-    busy: of the processor, or of the GPU.  wall: that passed.
-    """
+    """Seconds of a contender's steps, in the order they were taken; see `Elapsed`."""
 
     busy: list[float] = field(default_factory=list)
     wall: list[float] = field(default_factory=list)
 
+    def append(self, elapsed: Elapsed) -> None:
+        """Add a step."""
+        self.busy.append(elapsed.busy)
+        self.wall.append(elapsed.wall)
+
     @property
-    def typical(self) -> float:
-        """Median of the busy seconds."""
+    def typical_busy(self) -> float:
+        """Median of the busy seconds: what a step costs, however many threads share it."""
         return median(self.busy)
+
+    @property
+    def typical_wall(self) -> float:
+        """Median of the seconds that passed: what a step takes."""
+        return median(self.wall)
 
     def ratio_to(self, other: Times) -> float:
         """How many times as long this one takes: the median over rounds of each round's ratio."""
@@ -52,27 +60,24 @@ def take_turns(
     times = {name: Times() for name in steps}
     for index in range(rounds + 2):
         for name, step in steps.items():
-            busy, wall = _timed(step, setting)
+            elapsed = setting.timed(step)
             if index >= 2:
-                times[name].busy.append(busy)
-                times[name].wall.append(wall)
+                times[name].append(elapsed)
     return times
 
 
-def _timed(step: Callable[[], None], setting: Setting) -> tuple[float, float]:
+def release_memory(setting: Setting) -> None:
+    """Give a GPU back what contenders held that are gone: another process is to be measured."""
+    gc.collect()  # Lightning's modules refer to themselves
     if setting.is_cuda:
-        torch.cuda.synchronize()
-    busy, wall = time.process_time(), time.perf_counter()
-    step()
-    if setting.is_cuda:
-        torch.cuda.synchronize()
-    wall = time.perf_counter() - wall
-    # a processor that waits for the GPU is as busy as it is not
-    return (wall if setting.is_cuda else time.process_time() - busy), wall
+        torch.cuda.empty_cache()
 
 
 def peak_memory(name: str, block: Block, setting: Setting, steps: int = 3) -> int:
-    """Bytes that a contender's weights, optimizer state, average and steps take at most."""
+    """Bytes that a contender's weights, optimizer state, average and steps take at most.
+
+    Raises ConfigError when the process that measures them fails.
+    """
     request = json.dumps([name, block, setting.to_json(), steps])
     command = [sys.executable, "-m", "ldm.benchmark.measure"]
     done = subprocess.run(command, input=request, capture_output=True, text=True, check=False)
@@ -92,13 +97,14 @@ def _measure_memory(request: str) -> int:
     for _ in range(steps):
         made.step()
     if setting.is_cuda:
-        return torch.cuda.max_memory_allocated()
+        return torch.cuda.max_memory_allocated(setting.device)
     return _peak_resident() - before
 
 
 def _warm_up(block: Block, setting: Setting) -> None:
-    """Import what a contender imports, and start the libraries behind a step."""
-    import diffusers  # noqa: F401
+    """Import what any contender may import, and start the libraries behind a step."""
+    if has_diffusers():
+        import diffusers  # noqa: F401
 
     x = torch.randn(1, 32, 8, 8, device=setting.device, requires_grad=True)
     with setting.autocast():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import importlib.util
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,9 +12,15 @@ from torch import Tensor, nn
 
 from ldm.config import ConfigError
 from ldm.nets.attention import heads_of
+from ldm.nets.autoencoder import Encoder
 from ldm.nets.unet import UNetModel
 
-__all__ = ["PeerUNet", "peer_autoencoder"]
+__all__ = ["PeerUNet", "has_diffusers", "peer_autoencoder"]
+
+
+def has_diffusers() -> bool:
+    """Whether diffusers, an extra, is installed."""
+    return importlib.util.find_spec("diffusers") is not None
 
 
 class PeerUNet(nn.Module):
@@ -30,15 +38,12 @@ class PeerUNet(nn.Module):
         for key in missing:
             if arguments.get(key):
                 raise ConfigError(f"unet_config.params.{key}: diffusers has no such network")
-        ours = {"num_heads": -1, "num_head_channels": -1, **arguments}
+        ours = {**_defaults(UNetModel), **arguments}
         factors = [2**level for level in range(len(ours["channel_mult"]))]
         attends = [factor in ours["attention_resolutions"] for factor in factors]
         self.in_channels, self.out_channels = ours["in_channels"], ours["out_channels"]
-        self.context_dim = ours.get("context_dim")
-        self.num_classes, self.adm_in_channels = (
-            ours.get("num_classes"),
-            ours.get("adm_in_channels"),
-        )
+        self.context_dim = ours["context_dim"]
+        self.num_classes, self.adm_in_channels = ours["num_classes"], ours["adm_in_channels"]
         self.net = _unet(ours, attends, self.has_context)
         for module in self.net.modules():
             if type(module).__name__ == "Attention":
@@ -65,6 +70,16 @@ class PeerUNet(nn.Module):
         return out
 
 
+def _defaults(network: Callable[..., nn.Module]) -> dict[str, Any]:
+    """What a network's arguments are when they are not given."""
+    parameters = inspect.signature(network).parameters
+    return {
+        name: parameter.default
+        for name, parameter in parameters.items()
+        if parameter.default is not parameter.empty
+    }
+
+
 def _unet(ours: Mapping[str, Any], attends: Sequence[bool], has_context: bool) -> nn.Module:
     import diffusers  # an extra, and slow to import
 
@@ -78,20 +93,18 @@ def _unet(ours: Mapping[str, Any], attends: Sequence[bool], has_context: bool) -
         "layers_per_block": ours["num_res_blocks"],
         "down_block_types": tuple(name.format("Down") for name in names),
         "up_block_types": tuple(name.format("Up") for name in reversed(names)),
-        "dropout": ours.get("dropout", 0.0),
-        "resnet_time_scale_shift": (
-            "scale_shift" if ours.get("use_scale_shift_norm") else "default"
-        ),
+        "dropout": ours["dropout"],
+        "resnet_time_scale_shift": "scale_shift" if ours["use_scale_shift_norm"] else "default",
     }
     if has_context:
         net = diffusers.UNet2DConditionModel(
             **shared,
             attention_head_dim=1,  # number of heads, in spite of its name; set by the caller
             cross_attention_dim=ours["context_dim"],
-            transformer_layers_per_block=ours.get("transformer_depth", 1),
-            num_class_embeds=ours.get("num_classes"),
-            class_embed_type="projection" if ours.get("adm_in_channels") else None,
-            projection_class_embeddings_input_dim=ours.get("adm_in_channels"),
+            transformer_layers_per_block=ours["transformer_depth"],
+            num_class_embeds=ours["num_classes"],
+            class_embed_type="projection" if ours["adm_in_channels"] else None,
+            projection_class_embeddings_input_dim=ours["adm_in_channels"],
         )
     else:
         net = diffusers.UNet2DModel(
@@ -116,17 +129,19 @@ def peer_autoencoder(ddconfig: Mapping[str, Any], embed_dim: int) -> nn.Module:
     """
     import diffusers
 
-    if ddconfig["attn_resolutions"] or embed_dim != ddconfig["z_channels"]:
+    ours = {**_defaults(Encoder), **ddconfig}
+    if ours["attn_resolutions"] or embed_dim != ours["z_channels"]:
         raise ConfigError("ddconfig: diffusers has no KL autoencoder of this shape")
-    widths = tuple(ddconfig["ch"] * mult for mult in ddconfig["ch_mult"])
+    widths = tuple(ours["ch"] * mult for mult in ours["ch_mult"])
     net: nn.Module = diffusers.AutoencoderKL(
-        in_channels=ddconfig["in_channels"],
-        out_channels=ddconfig["out_ch"],
+        in_channels=ours["in_channels"],
+        out_channels=ours["out_ch"],
         block_out_channels=widths,
         down_block_types=("DownEncoderBlock2D",) * len(widths),
         up_block_types=("UpDecoderBlock2D",) * len(widths),
-        layers_per_block=ddconfig["num_res_blocks"],
+        layers_per_block=ours["num_res_blocks"],
         latent_channels=embed_dim,
-        mid_block_add_attention=ddconfig.get("attn_type", "vanilla") != "none",
+        mid_block_add_attention=ours["attn_type"] != "none",
+        norm_num_groups=ours["num_groups"],
     )
     return net

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,20 +13,21 @@ import torch
 from ldm.benchmark.configuration import Block, is_first_stage, without_weights
 from ldm.benchmark.contenders import OURS, PEERS, contender
 from ldm.benchmark.flops import ceiling, flops_per_image
-from ldm.benchmark.measure import Times, peak_memory, take_turns
+from ldm.benchmark.measure import Times, peak_memory, release_memory, take_turns
+from ldm.benchmark.peers import has_diffusers
 from ldm.benchmark.sampler import loop_overhead, peer_loop_overhead
 from ldm.benchmark.setting import Setting
 from ldm.config import ConfigError
 
-__all__ = ["Row", "machine", "rows", "sampler_line", "table"]
+__all__ = ["HEADER", "Row", "machine", "rows", "sampler_line", "table"]
 
 
 @dataclass(frozen=True)
 class Row:
     """What was measured of one contender in one setting.
 
-    ratio: of its time to ours.  flops: of the model, per image.  limit: FLOP/s of this machine.
-    memory: bytes, 0 when it was not measured.
+    ratio: of its busy seconds to ours.  flops: of the model, per image.  limit: FLOP per busy
+    second of this machine, see `ceiling`.  memory: bytes, 0 when it was not measured.
     """
 
     what: str
@@ -40,19 +40,22 @@ class Row:
     memory: int
 
     def cells(self) -> list[str]:
-        """The row as text, column by column."""
-        seconds = self.times.typical
-        images = self.batch_size / seconds
+        """The row as text, column by column.
+
+        Images per second are of wall time, the utilisation is of busy seconds, as its limit is.
+        """
+        seconds = self.times.typical_busy
+        utilisation = self.batch_size * self.flops / seconds / self.limit
         return [
             self.what,
             self.name,
             f"{seconds:.3g}",
             f"{min(self.times.wall):.3g}",
             f"{self.ratio:.2f}",
-            f"{images:.3g}",
+            f"{self.batch_size / self.times.typical_wall:.3g}",
             f"{self.memory / 2**20:.0f}" if self.memory else "-",
             f"{self.flops / 1e9:.4g}",
-            f"{100 * images * self.flops / self.limit:.0f} %",
+            f"{100 * utilisation:.0f} %",
         ]
 
 
@@ -72,23 +75,29 @@ HEADER = [
 def rows(
     block: Block, setting: Setting, *, against: str | None, rounds: int, with_memory: bool
 ) -> list[Row]:
-    """Measure a configuration: one row per contender and kind of step."""
+    """Measure a configuration: one row per contender and kind of step.
+
+    against: "diffusers" or nothing.  rounds: steps of each contender that count.
+    Raises ConfigError when diffusers is asked for and not installed or has no such network, when
+    the model is none that is trained, and when the process that measures memory fails.
+    """
     if against not in (None, "diffusers"):
         raise ConfigError(f"against {against!r}: expected 'diffusers'")
-    if against and importlib.util.find_spec("diffusers") is None:
+    if against and not has_diffusers():
         raise ConfigError("diffusers is not installed: pip install -e '.[dev]'")
     names = (OURS, *PEERS) if against else (OURS,)
     limit = ceiling(setting)
     found = []
-    for what, at in _kinds(block, setting):
-        made = {name: contender(name, block, at) for name in names}
-        times = take_turns({name: each.step for name, each in made.items()}, at, rounds)
+    for what, kind in _kinds(block, setting):
+        made = {name: contender(name, block, kind) for name in names}
+        times = take_turns({name: each.step for name, each in made.items()}, kind, rounds)
         del made
-        flops = flops_per_image(block, in_game=at.in_game)
+        release_memory(kind)
+        flops = flops_per_image(block, with_discriminator=kind.with_discriminator)
         for name in names:
-            memory = peak_memory(name, block, at) if with_memory else 0
+            memory = peak_memory(name, block, kind) if with_memory else 0
             ratio = times[name].ratio_to(times[OURS])
-            found.append(Row(what, name, times[name], ratio, at.batch_size, flops, limit, memory))
+            found.append(Row(what, name, times[name], ratio, kind.batch_size, flops, limit, memory))
     return found
 
 
@@ -97,9 +106,11 @@ def _kinds(block: Block, setting: Setting) -> list[tuple[str, Setting]]:
     model = without_weights(block)
     if not is_first_stage(model):
         return [("denoising", setting)]
-    before = [("before disc_start", setting.at(in_game=False))] if model.loss.disc_start else []
-    after = [("after disc_start", setting)] if model.loss.disc_factor else []
-    return before + after
+    without = setting.replaced(with_discriminator=False)
+    if not model.loss.disc_factor:
+        return [("without discriminator", without)]
+    before = [("before disc_start", without)] if model.loss.disc_start > 0 else []
+    return [*before, ("after disc_start", setting)]
 
 
 def table(found: Sequence[Row]) -> str:
@@ -124,7 +135,7 @@ def machine(setting: Setting) -> str:
     else:
         device = f"{_cpu()}, {torch.get_num_threads()} thread(s)"
     libraries = [f"torch {version('torch')}"]
-    if importlib.util.find_spec("diffusers") is not None:
+    if has_diffusers():
         libraries.append(f"diffusers {version('diffusers')}")
     return f"{device}; Python {platform.python_version()}, {', '.join(libraries)}"
 

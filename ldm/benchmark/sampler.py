@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from statistics import median
 
@@ -61,12 +60,5 @@ def peer_loop_overhead(shape: tuple[int, ...], setting: Setting, rounds: int = 1
 
 
 def _per_step(sample: Callable[[], object], setting: Setting, rounds: int) -> float:
-    clock = time.perf_counter if setting.is_cuda else time.process_time
-    seconds = []
-    for _ in range(rounds + 2):
-        start = clock()
-        sample()
-        if setting.is_cuda:
-            torch.cuda.synchronize()
-        seconds.append(clock() - start)
+    seconds = [setting.timed(sample).busy for _ in range(rounds + 2)]
     return median(seconds[2:]) / _STEPS

@@ -4,6 +4,7 @@ load                      YAML files and `a.b.c=value` overrides to one configur
 check                     everything wrong with it, found before anything is built
 instantiate_from_config   one level: target(**params)
 build                     depth first: every nested configuration becomes its object
+model_block               the block `model`; instantiate_model makes it into the model
 locate, trust             dotted paths, and which of them a configuration may name
 """
 
@@ -11,6 +12,7 @@ from ldm.config.check import check
 from ldm.config.construct import build, instantiate_from_config, to_plain
 from ldm.config.errors import ConfigError, did_you_mean, nearest, nearest_path, with_key
 from ldm.config.files import load
+from ldm.config.model import instantiate_model, model_block, without_checkpoints
 from ldm.config.targets import locate, trust
 
 __all__ = [
@@ -19,11 +21,14 @@ __all__ = [
     "check",
     "did_you_mean",
     "instantiate_from_config",
+    "instantiate_model",
     "load",
     "locate",
+    "model_block",
     "nearest",
     "nearest_path",
     "to_plain",
     "trust",
     "with_key",
+    "without_checkpoints",
 ]
