@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from ldm.tensor import expand_to, sent_to
 
-__all__ = ["Embedder", "FunctionEmbedder", "Slot"]
+__all__ = ["Embedder", "FunctionEmbedder", "Reads", "Slot"]
 
 Slot = Literal["crossattn", "concat", "vector"]
+Reads = Literal["text", "label", "other"]
 
 
 class Embedder(nn.Module, ABC):
@@ -24,9 +25,12 @@ class Embedder(nn.Module, ABC):
     drop_rate: share of training examples whose entry is replaced by the null value, in [0, 1);
         what classifier-free guidance needs (arXiv:2207.12598). Typical 0.1.
     embed_dim: width of the output (channels for `concat`), None when it depends on the input.
+    reads: what the sampling scripts give it: "text" captions (B strings), "label" integers (B,)
+        from 0 to its `null_label`, "other" nothing: such a model draws by `sample` alone.
     """
 
     slot: Slot = "crossattn"
+    reads: Reads = "other"
     embed_dim: int | None = None
 
     def __init__(self, *, key: str | None = None, drop_rate: float = 0.0) -> None:

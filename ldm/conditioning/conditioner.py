@@ -44,8 +44,9 @@ class Part:
 class Conditioner:
     """tau_theta as a whole: encodes each part's entry and joins those that share a slot.
 
-    Tokens of several encoders follow each other (their widths must agree), channels and vectors
-    are stacked. Without parts the model is unconditional.
+    Tokens of several encoders follow each other (their widths must agree), channels are joined to
+    channels and vectors to vectors: (B, N1 + N2, D), (B, C1 + C2, h, w), (B, D1 + D2). Without
+    parts the model is unconditional.
     """
 
     parts: tuple[Part, ...] = ()
@@ -55,7 +56,8 @@ class Conditioner:
     ) -> Conditioning | None:
         """The condition of a batch; None when there are no parts.
 
-        draws: given in training, entries are dropped at each encoder's `drop_rate`.
+        draws: given in training, entries are dropped at each encoder's `drop_rate`. Encoders of
+            one entry share its random number, so those of the same rate drop it together.
         """
         return self._encode([self._drop(part, batch, draws) for part in self.parts])
 

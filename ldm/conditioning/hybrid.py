@@ -23,7 +23,11 @@ class HybridConditioner(nn.Module):
         self.crossattn_conditioner = build(c_crossattn_config)
 
     def forward(self, c_concat: Tensor, c_crossattn: Any) -> dict[str, list[Tensor]]:
-        """Both raw conditions to the published dictionary of one-element lists."""
+        """Both raw conditions to the published dictionary of one-element lists.
+
+        c_concat: (B, C, H, W).  c_crossattn: what its encoder takes.
+        Returns c_concat [(B, C', h, w)] and c_crossattn [(B, N, D)].
+        """
         return {
             "c_concat": [self.concat_conditioner(c_concat)],
             "c_crossattn": [self.crossattn_conditioner(c_crossattn)],

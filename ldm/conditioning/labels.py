@@ -22,6 +22,8 @@ class ClassEmbedder(Embedder):
         row stands for "no class" (as in the published cin256-v2, 1001 rows, null label 1000).
     """
 
+    reads = "label"
+
     def __init__(
         self,
         embed_dim: int,

@@ -13,7 +13,7 @@ from ldm.conditioning.base import Embedder
 
 __all__ = ["SpatialRescaler"]
 
-Method = Literal["nearest", "linear", "bilinear", "trilinear", "bicubic", "area"]
+Method = Literal["nearest", "bilinear", "bicubic", "area"]
 
 
 class SpatialRescaler(Embedder):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -9,7 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ldm.conditioning.base import Embedder
+from ldm.conditioning.base import Embedder, Reads
 from ldm.config import ConfigError
 from ldm.nets.text import Encoder, TransformerWrapper
 from ldm.tensor import sent_to
@@ -17,33 +18,76 @@ from ldm.tensor import sent_to
 __all__ = [
     "BERTEmbedder",
     "BERTTokenizer",
+    "CaptionEmbedder",
     "Captions",
     "FrozenCLIPEmbedder",
+    "Tokenizer",
     "TransformerEmbedder",
-    "drop_captions",
     "fitting_tokenizer",
 ]
 
 Captions = Sequence[str]
 
+# what a directory with a tokenizer holds
+_BERT_FILES = (["tokenizer.json"], ["vocab.txt"])
+_CLIP_FILES = (["tokenizer.json"], ["vocab.json", "merges.txt"])
 
-def _from_hub(loader: Any, name: str, what: str) -> Any:
+
+def _from_hub(loader: Any, name: str, what: str, *needs: Sequence[str]) -> Any:
     """Load something of transformers from a local directory or the hub's cache, or fetch it.
 
-    Raises ConfigError that names the file and the command that gets it.
+    needs: files, all of one of these lists, without which transformers would make up an empty one.
+    Raises ConfigError that names what a directory lacks, or the command that gets it.
     """
+    is_local, at = Path(name).is_dir(), Path(name)
+    if needs and is_local and not any(all((at / f).is_file() for f in files) for files in needs):
+        known = " or ".join(" with ".join(files) for files in needs)
+        raise ConfigError(f"{what}: the directory {name!r} lacks a file: expected {known}")
     try:
         return loader.from_pretrained(name)
     except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        if is_local:
+            raise ConfigError(
+                f"{what}: the directory {name!r} lacks a file, or has one that cannot be read: "
+                f"{reason}"
+            ) from error
         raise ConfigError(
             f"{what} {name!r} is neither a local directory nor in the hub's cache, and cannot be "
             f"fetched. Where there is a network run `hf download {name} --local-dir DIR`, "
-            f"then give DIR here. ({str(error).splitlines()[0]})"
+            f"then give DIR here. ({reason})"
         ) from error
 
 
-class BERTTokenizer:
-    """Captions to fixed-length token ids with BERT's word pieces, lower-cased.
+class Tokenizer:
+    """Captions to a fixed number of token ids.
+
+    tokenizer: of transformers.
+    max_length: number of tokens N; shorter captions are padded, longer ones cut.
+    """
+
+    def __init__(self, tokenizer: Any, max_length: int) -> None:
+        self._tokenizer = tokenizer
+        self.max_length = max_length
+
+    def __len__(self) -> int:
+        """Number of word pieces; an embedder's `vocab_size` must be at least this."""
+        return len(self._tokenizer)
+
+    def __call__(self, captions: Captions) -> Tensor:
+        """Captions of a batch to token ids (B, N), int64."""
+        encoded = self._tokenizer(
+            list(captions),
+            truncation=True,
+            max_length=self.max_length,
+            padding="max_length",
+            return_tensors="pt",
+        )
+        return encoded["input_ids"]  # type: ignore[no-any-return]
+
+
+class BERTTokenizer(Tokenizer):
+    """Captions to a fixed number of token ids with BERT's word pieces, lower-cased.
 
     name: a vocabulary file (`vocab.txt`, one word piece per line), a directory that holds a
         tokenizer, or a name on the hub.
@@ -59,25 +103,10 @@ class BERTTokenizer:
                 raise ConfigError(f"tokenizer: there is no vocabulary file {name!r}")
             with path.open(encoding="utf-8") as lines:
                 ids = {line.rstrip("\n"): index for index, line in enumerate(lines)}
-            self._tokenizer = BertTokenizer(vocab=ids, do_lower_case=True)
+            tokenizer = BertTokenizer(vocab=ids, do_lower_case=True)
         else:
-            self._tokenizer = _from_hub(BertTokenizer, name, "the tokenizer")
-        self.max_length = max_length
-
-    def __len__(self) -> int:
-        """Number of word pieces; the embedder's `vocab_size` must be at least this."""
-        return len(self._tokenizer)
-
-    def __call__(self, captions: Captions) -> Tensor:
-        """Captions of a batch to token ids (B, N), int64."""
-        encoded = self._tokenizer(
-            list(captions),
-            truncation=True,
-            max_length=self.max_length,
-            padding="max_length",
-            return_tensors="pt",
-        )
-        return encoded["input_ids"]  # type: ignore[no-any-return]
+            tokenizer = _from_hub(BertTokenizer, name, "the tokenizer", *_BERT_FILES)
+        super().__init__(tokenizer, max_length)
 
 
 def fitting_tokenizer(name: str, max_length: int, vocab_size: int) -> BERTTokenizer:
@@ -89,6 +118,41 @@ def fitting_tokenizer(name: str, max_length: int, vocab_size: int) -> BERTTokeni
             f"{vocab_size}; expected at least as many"
         )
     return tokenizer
+
+
+class CaptionEmbedder(Embedder):
+    """An encoder of captions: its tokenizer, loaded at first use, and its null, the empty caption.
+
+    Of captions that are token ids already, the null is a row of zeros.
+    """
+
+    reads: Reads = "text"
+    _tokenizer: Tokenizer | None = None
+
+    @abstractmethod
+    def load_tokenizer(self) -> Tokenizer:
+        """The tokenizer; ConfigError when it cannot be had or does not fit the encoder."""
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer, loaded at first use."""
+        if self._tokenizer is None:
+            self._tokenizer = self.load_tokenizer()
+        return self._tokenizer
+
+    def prepare(self) -> None:
+        """Load the tokenizer."""
+        _ = self.tokenizer
+
+    def token_ids(self, text: Captions | Tensor, device: torch.device) -> Tensor:
+        """Captions (B strings), or token ids (B, N), as token ids (B, N) on a device."""
+        return sent_to(text if isinstance(text, Tensor) else self.tokenizer(text), device)
+
+    def drop(self, value: Captions | Tensor, dropped: Tensor) -> Captions | Tensor:
+        """Captions with the dropped ones empty; token ids with the dropped rows zero."""
+        if isinstance(value, Tensor):
+            return cast(Tensor, super().drop(value, dropped))
+        return ["" if gone else text for text, gone in zip(value, dropped.tolist(), strict=True)]
 
 
 class TransformerEmbedder(Embedder):
@@ -131,7 +195,7 @@ class TransformerEmbedder(Embedder):
         return self(value)  # type: ignore[no-any-return]
 
 
-class BERTEmbedder(TransformerEmbedder):
+class BERTEmbedder(CaptionEmbedder, TransformerEmbedder):
     """Captions to vectors: BERT's word pieces, then a transformer trained with the UNet.
 
     This is tau_theta of the paper's text-to-image model (section 4.3.1, Table 17): no BERT
@@ -157,44 +221,34 @@ class BERTEmbedder(TransformerEmbedder):
             n_embed, n_layer, vocab_size, max_seq_len, device, embedding_dropout, key, drop_rate
         )
         self.use_tokenizer = use_tokenizer
+        self.reads = "text" if use_tokenizer else "other"
         self._tokenizer_name = tokenizer
-        self._tokenizer: BERTTokenizer | None = None
 
-    @property
-    def tokenizer(self) -> BERTTokenizer:
-        """The tokenizer, loaded at first use."""
-        if self._tokenizer is None:
-            self._tokenizer = fitting_tokenizer(
-                self._tokenizer_name,
-                self.transformer.max_seq_len,
-                self.transformer.token_emb.num_embeddings,
-            )
-        return self._tokenizer
+    def load_tokenizer(self) -> Tokenizer:
+        """BERT's; ConfigError when it has more word pieces than the transformer."""
+        transformer = self.transformer
+        return fitting_tokenizer(
+            self._tokenizer_name, transformer.max_seq_len, transformer.token_emb.num_embeddings
+        )
 
     def prepare(self) -> None:
-        """Load the tokenizer."""
+        """Load the tokenizer, if there is one."""
         if self.use_tokenizer:
-            _ = self.tokenizer
+            super().prepare()
 
     def forward(self, text: Captions | Tensor) -> Tensor:
         """Captions (B strings), or token ids (B, N), to (B, N, D)."""
-        tokens = text if isinstance(text, Tensor) else self.tokenizer(text)
-        return super().forward(sent_to(tokens, self.transformer.token_emb.weight.device))
-
-    def drop(self, value: Captions | Tensor, dropped: Tensor) -> Captions | Tensor:
-        """Captions with the dropped ones empty; token ids with the dropped rows zero."""
-        if isinstance(value, Tensor):
-            return cast(Tensor, super().drop(value, dropped))
-        return drop_captions(value, dropped)
+        return super().forward(self.token_ids(text, self.transformer.token_emb.weight.device))
 
 
-class FrozenCLIPEmbedder(Embedder):
+class FrozenCLIPEmbedder(CaptionEmbedder):
     """Captions to vectors with CLIP's text transformer, frozen (Stable Diffusion's tau_theta).
 
     version: a directory or a name on the hub. The architecture is that of ViT-L/14 unless the
         directory says otherwise; weights come from there, or from the checkpoint of the model
         this encoder is part of.
     max_length: tokens per caption N.
+    Raises ConfigError for a directory that lacks the configuration.
     """
 
     def __init__(
@@ -209,7 +263,7 @@ class FrozenCLIPEmbedder(Embedder):
         from transformers import CLIPTextConfig, CLIPTextModel
 
         config = (
-            CLIPTextConfig.from_pretrained(version)
+            _from_hub(CLIPTextConfig, version, "the text encoder's configuration", ["config.json"])
             if Path(version).is_dir()
             else CLIPTextConfig(
                 hidden_size=768,
@@ -222,7 +276,6 @@ class FrozenCLIPEmbedder(Embedder):
         self.version, self.max_length, self.embed_dim = version, max_length, config.hidden_size
         # published names have a level `text_model.`, which newer releases of transformers lack
         self.transformer = nn.ModuleDict({"text_model": _text_model(CLIPTextModel(config))})
-        self._tokenizer: Any = None
         self._has_weights = False
         self.requires_grad_(False)
         self.eval()
@@ -232,12 +285,18 @@ class FrozenCLIPEmbedder(Embedder):
         """Stay in evaluation mode: the encoder is frozen."""
         return super().train(mode=False)
 
+    def load_tokenizer(self) -> Tokenizer:
+        """CLIP's."""
+        from transformers import CLIPTokenizer
+
+        tokenizer = _from_hub(CLIPTokenizer, self.version, "the tokenizer", *_CLIP_FILES)
+        return Tokenizer(tokenizer, self.max_length)
+
     def prepare(self) -> None:
         """Load the tokenizer, and the weights unless a checkpoint brought them."""
-        from transformers import CLIPTextModel, CLIPTokenizer
+        from transformers import CLIPTextModel
 
-        if self._tokenizer is None:
-            self._tokenizer = _from_hub(CLIPTokenizer, self.version, "the tokenizer")
+        super().prepare()
         if not self._has_weights:
             source = _from_hub(CLIPTextModel, self.version, "the text encoder")
             self.transformer["text_model"].load_state_dict(_text_model(source).state_dict())
@@ -246,36 +305,15 @@ class FrozenCLIPEmbedder(Embedder):
     @torch.no_grad()
     def forward(self, text: Captions | Tensor) -> Tensor:
         """Captions (B strings), or token ids (B, N), to the last hidden state (B, N, D)."""
-        tokens = text if isinstance(text, Tensor) else self._tokenized(text)
-        tokens = sent_to(tokens, next(self.transformer.parameters()).device)
+        if not isinstance(text, Tensor):
+            self.prepare()
+        tokens = self.token_ids(text, next(self.transformer.parameters()).device)
         states: Tensor = self.transformer["text_model"](input_ids=tokens).last_hidden_state
         return states
-
-    def _tokenized(self, captions: Captions) -> Tensor:
-        self.prepare()
-        encoded = self._tokenizer(
-            list(captions),
-            truncation=True,
-            max_length=self.max_length,
-            padding="max_length",
-            return_tensors="pt",
-        )
-        return encoded["input_ids"]  # type: ignore[no-any-return]
 
     def encode(self, value: Captions | Tensor) -> Tensor:
         """The same as a call."""
         return self(value)  # type: ignore[no-any-return]
-
-    def drop(self, value: Captions | Tensor, dropped: Tensor) -> Captions | Tensor:
-        """Captions with the dropped ones empty; token ids with the dropped rows zero."""
-        if isinstance(value, Tensor):
-            return cast(Tensor, super().drop(value, dropped))
-        return drop_captions(value, dropped)
-
-
-def drop_captions(value: Captions, dropped: Tensor) -> list[str]:
-    """Captions (B strings) with those marked in `dropped` (B,) empty, which is their null."""
-    return ["" if gone else text for text, gone in zip(value, dropped.tolist(), strict=True)]
 
 
 def _text_model(model: nn.Module) -> nn.Module:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from ldm.conditioning.base import Embedder
-from ldm.conditioning.text import BERTTokenizer, Captions, drop_captions, fitting_tokenizer
-from ldm.tensor import sent_to
+from ldm.conditioning.text import CaptionEmbedder, Captions, Tokenizer, fitting_tokenizer
 
 __all__ = ["BagOfWords"]
 
 
-class BagOfWords(Embedder):
+class BagOfWords(CaptionEmbedder):
     """The sum of a learned vector per word piece of a caption, for a UNet's `adm_in_channels`.
 
     Added to the time's embedding it reaches every residual block at full strength from the first
@@ -38,26 +36,13 @@ class BagOfWords(Embedder):
         self.max_seq_len = max_seq_len
         self.embedding = nn.EmbeddingBag(vocab_size, n_embed, mode="sum", padding_idx=0)
         self._tokenizer_name = tokenizer
-        self._tokenizer: BERTTokenizer | None = None
 
-    def prepare(self) -> None:
-        """Load the tokenizer."""
-        _ = self.tokenizer
+    def load_tokenizer(self) -> Tokenizer:
+        """BERT's; ConfigError when it has more word pieces than the table."""
+        return fitting_tokenizer(
+            self._tokenizer_name, self.max_seq_len, self.embedding.num_embeddings
+        )
 
-    @property
-    def tokenizer(self) -> BERTTokenizer:
-        """The tokenizer, loaded at first use."""
-        if self._tokenizer is None:
-            self._tokenizer = fitting_tokenizer(
-                self._tokenizer_name, self.max_seq_len, self.embedding.num_embeddings
-            )
-        return self._tokenizer
-
-    def encode(self, value: Captions) -> Tensor:
-        """Captions (B strings) to (B, D)."""
-        tokens = self.tokenizer(value)
-        return self.embedding(sent_to(tokens, self.embedding.weight.device))  # type: ignore[no-any-return]
-
-    def drop(self, value: Captions, dropped: Tensor) -> Captions:
-        """Captions with the dropped ones empty."""
-        return drop_captions(value, dropped)
+    def encode(self, value: Captions | Tensor) -> Tensor:
+        """Captions (B strings), or token ids (B, N), to (B, D)."""
+        return self.embedding(self.token_ids(value, self.embedding.weight.device))  # type: ignore[no-any-return]

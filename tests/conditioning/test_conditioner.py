@@ -1,5 +1,7 @@
 """A batch to a condition: routes, joints, and what is dropped for classifier-free guidance."""
 
+from typing import get_args
+
 import pytest
 import torch
 from torch import nn
@@ -8,7 +10,8 @@ from ldm.conditioning.base import Embedder, FunctionEmbedder
 from ldm.conditioning.conditioner import Conditioner, Part
 from ldm.conditioning.hybrid import HybridConditioner
 from ldm.conditioning.labels import ClassEmbedder
-from ldm.conditioning.spatial import SpatialRescaler
+from ldm.conditioning.spatial import Method, SpatialRescaler
+from ldm.config import ConfigError, instantiate_from_config
 from ldm.diffusion.draws import KeyedDraws
 
 MAP = torch.rand(2, 8, 8, 3) * 2 - 1
@@ -70,6 +73,22 @@ def test_the_published_pair_returns_one_list_per_slot():
     assert torch.equal(out["c_crossattn"][0], BATCH["label"])
 
 
+@pytest.mark.parametrize("method", get_args(Method))
+def test_every_method_rescales_a_map(method):
+    assert SpatialRescaler(method=method)(MAP.permute(0, 3, 1, 2)).shape == (2, 3, 4, 4)
+
+
+@pytest.mark.parametrize("method", ["linear", "trilinear"])
+def test_a_method_for_other_than_maps_is_refused(method):
+    config = {
+        "target": "ldm.conditioning.spatial.SpatialRescaler",
+        "params": {"method": method},
+    }
+    message = rf"cond\.params\.method: expected 'nearest' or .*, got '{method}'"
+    with pytest.raises(ConfigError, match=message):
+        instantiate_from_config(config, path="cond")
+
+
 # dropout
 
 
@@ -120,6 +139,19 @@ def test_each_entry_is_dropped_by_itself():
     dropped = cond.crossattn[..., 0].bool()
     both = (dropped[:, 0] & dropped[:, 1]).float().mean()
     assert abs(float(both) - 0.25) < 4 * (0.25 * 0.75 / 2000) ** 0.5
+
+
+def test_encoders_of_one_entry_drop_it_together():
+    parts = [ClassEmbedder(1, 3, drop_rate=0.5) for _ in range(2)]
+    for embedder in parts:
+        nn.init.zeros_(embedder.embedding.weight)
+        nn.init.ones_(embedder.embedding.weight[2])
+    conditioner = Conditioner(tuple(part(embedder, "label") for embedder in parts))
+    labels = torch.zeros(2000, dtype=torch.long)
+    cond = conditioner({"label": labels}, draws=KeyedDraws(range(2000), seed=0))
+    first, second = cond.crossattn[..., 0].bool().unbind(1)
+    assert torch.equal(first, second)
+    assert abs(float(first.float().mean()) - 0.5) < 4 * (0.25 / 2000) ** 0.5
 
 
 def test_the_null_condition_is_the_null_label():

@@ -64,6 +64,12 @@ def test_the_line_of_a_word_piece_is_its_number(tmp_path):
     assert BERTTokenizer(str(path), max_length=3)(["a"]).tolist() == [[3, 5, 4]]
 
 
+def test_a_vocabulary_may_lie_in_a_directory(vocabulary, tmp_path):
+    captions = ["a RED circle", "blue"]
+    whole = BERTTokenizer(vocabulary, max_length=6)(captions)
+    assert torch.equal(BERTTokenizer(str(tmp_path), max_length=6)(captions), whole)
+
+
 def test_a_word_that_is_not_in_the_vocabulary_is_unknown(vocabulary):
     assert BERTTokenizer(vocabulary, max_length=3)(["green"]).tolist() == [[2, 1, 3]]
 
@@ -105,6 +111,15 @@ def test_a_missing_vocabulary_is_named(tmp_path):
 def test_a_tokenizer_that_cannot_be_had_says_how_to_get_it(tmp_path):
     with pytest.raises(ConfigError, match=r"the tokenizer .*hf download .*--local-dir DIR"):
         bert(str(tmp_path / "nothing")).prepare()
+
+
+def test_a_directory_without_a_tokenizer_is_named_as_such(tmp_path):
+    with pytest.raises(
+        ConfigError,
+        match=f"the tokenizer: the directory '{tmp_path}' lacks a file: expected tokenizer.json or "
+        "vocab.txt",
+    ):
+        bert(str(tmp_path)).prepare()
 
 
 def test_without_a_tokenizer_there_is_nothing_to_prepare(tmp_path):
@@ -151,7 +166,7 @@ def test_clip_with_weights_of_a_checkpoint_fetches_none(clip, tmp_path_factory):
     bare = tmp_path_factory.mktemp("bare")  # architecture and tokenizer, no weights
     for file in ("config.json", "vocab.json", "merges.txt"):
         (bare / file).write_bytes((tmp_path_factory.getbasetemp() / clip / file).read_bytes())
-    with pytest.raises(ConfigError, match="the text encoder"):
+    with pytest.raises(ConfigError, match=f"the text encoder: the directory '{bare}' lacks a file"):
         FrozenCLIPEmbedder(str(bare)).prepare()
     restored = FrozenCLIPEmbedder(str(bare), max_length=7)
     restored.load_state_dict(trained.state_dict())
@@ -163,6 +178,21 @@ def test_clip_drops_captions_as_well(clip):
     assert embedder.drop(["a", "red"], torch.tensor([False, True])) == ["a", ""]
     tokens = torch.tensor([[0, 2, 1]])
     assert embedder.drop(tokens, torch.tensor([True])).tolist() == [[0, 0, 0]]
+
+
+def test_clip_of_a_directory_without_a_configuration_is_refused(tmp_path):
+    message = (
+        f"the text encoder's configuration: the directory '{tmp_path}' lacks a file.*config.json"
+    )
+    with pytest.raises(ConfigError, match=message):
+        FrozenCLIPEmbedder(str(tmp_path))
+
+
+def test_clip_of_a_directory_without_a_whole_tokenizer_is_refused(clip, tmp_path):
+    (tmp_path / "merges.txt").unlink()
+    message = "lacks a file: expected tokenizer.json or vocab.json with merges.txt"
+    with pytest.raises(ConfigError, match=message):
+        FrozenCLIPEmbedder(clip).prepare()
 
 
 def test_clip_that_cannot_be_had_says_how_to_get_it(tmp_path):

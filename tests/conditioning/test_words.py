@@ -28,6 +28,11 @@ def test_order_and_padding_do_not_count(bag):
     torch.testing.assert_close(longer - one, bag.embedding.weight[WORDS.index("a")])
 
 
+def test_captions_and_their_tokens_give_the_same_vectors(bag):
+    captions = ["a red circle", ""]
+    assert torch.equal(bag.encode(bag.tokenizer(captions)), bag.encode(captions))
+
+
 def test_dropped_captions_are_empty(bag):
     assert bag.drop(["a", "red"], torch.tensor([True, False])) == ["", "red"]
 
