@@ -8,97 +8,32 @@ from pathlib import Path
 import pytest
 import torch
 
-from ldm.benchmark import report
+from ldm.benchmark import flops, report
 from ldm.benchmark.configuration import denoising, measured_block
 from ldm.benchmark.contenders import OURS, PEERS, contender
 from ldm.benchmark.flops import ceiling, flops_per_image
 from ldm.benchmark.measure import Times, peak_memory, take_turns
 from ldm.benchmark.report import HEADER, Row, rows, table
 from ldm.benchmark.sampler import loop_overhead, peer_loop_overhead
-from ldm.benchmark.setting import Setting
+from ldm.benchmark.setting import Elapsed, Setting
 from ldm.cli.sampling import run_script
 from ldm.config import ConfigError
+from tests.benchmark.blocks import (
+    BERT,
+    BLOCKS,
+    DENOISING,
+    FIRST_STAGE,
+    TEXT,
+    TWICE,
+    UNET,
+    bag,
+    with_loss,
+    with_params,
+)
 
 ROOT = Path(__file__).parents[2]
 SHAPES = sorted((ROOT / "configs" / "benchmark").glob("*.yaml"))
 FP32 = Setting(precision="fp32")
-
-UNET = {
-    "target": "ldm.nets.unet.UNetModel",
-    "params": {
-        "image_size": 8,
-        "in_channels": 3,
-        "out_channels": 3,
-        "model_channels": 32,
-        "attention_resolutions": [1, 2],
-        "num_res_blocks": 1,
-        "channel_mult": [1, 2],
-        "num_head_channels": 16,
-    },
-}
-DENOISING = {
-    "target": "ldm.models.diffusion.ddpm.LatentDiffusion",
-    "params": {
-        "image_size": 8,
-        "first_stage_config": {"target": "ldm.models.autoencoder.IdentityFirstStage"},
-        "unet_config": UNET,
-    },
-}
-TEXT = {
-    **DENOISING,
-    "params": {
-        **DENOISING["params"],
-        "conditioning_key": "crossattn",
-        "cond_stage_config": {
-            "target": "ldm.conditioning.text.BERTEmbedder",
-            "params": {"n_embed": 24, "n_layer": 1, "max_seq_len": 5, "key": "caption"},
-        },
-        "unet_config": {
-            **UNET,
-            "params": {**UNET["params"], "use_spatial_transformer": True, "context_dim": 24},
-        },
-    },
-}
-FIRST_STAGE = {
-    "target": "ldm.models.autoencoder.AutoencoderKL",
-    "params": {
-        "embed_dim": 4,
-        "ddconfig": {
-            "z_channels": 4,
-            "resolution": 16,
-            "in_channels": 3,
-            "out_ch": 3,
-            "ch": 32,
-            "ch_mult": [1, 2],
-            "num_res_blocks": 1,
-            "attn_resolutions": [],
-        },
-        "lossconfig": {
-            "target": "ldm.losses.autoencoder.LPIPSWithDiscriminator",
-            "params": {"disc_start": 5, "disc_num_layers": 1, "perceptual_weight": 0},
-        },
-    },
-}
-BERT = TEXT["params"]["cond_stage_config"]
-# a caption as tokens and as a vector, as in the quickstart
-TWICE = {
-    **TEXT,
-    "params": {
-        **DENOISING["params"],
-        "cond_stage_config": [
-            BERT,
-            {
-                "target": "ldm.conditioning.words.BagOfWords",
-                "params": {"n_embed": 7, "key": "caption"},
-            },
-        ],
-        "unet_config": {
-            **UNET,
-            "params": {**TEXT["params"]["unet_config"]["params"], "adm_in_channels": 7},
-        },
-    },
-}
-BLOCKS = {"denoising": DENOISING, "text": TEXT, "text twice": TWICE, "first stage": FIRST_STAGE}
 
 
 def weights(made):
@@ -180,6 +115,29 @@ def test_the_ceiling_is_a_speed_that_a_product_reaches():
     assert 1e8 < ceiling(FP32, rounds=1) < 1e16
 
 
+@pytest.mark.parametrize(("num_threads", "calls"), [(1, 1), (2, 10)])
+def test_the_ceiling_of_several_threads_is_timed_over_several_calls(
+    num_threads, calls, monkeypatch
+):
+    products = []
+
+    class Counted(Setting):
+        """A clock that moves by a second with each product."""
+
+        def timed(self, function):
+            products.append(0)
+            function()
+            return Elapsed(products[-1], 1.0)
+
+    def product(*_):
+        products[-1] += 1
+
+    monkeypatch.setattr(flops, "_CONVOLUTIONS", ())
+    monkeypatch.setattr(torch, "mm", product)
+    assert ceiling(Counted(num_threads=num_threads), rounds=1) == 2 * 1024**3
+    assert products == [calls, calls]
+
+
 def test_peak_memory_holds_weights_optimizer_average_and_gradients():
     made = contender(OURS, DENOISING, FP32)
     parameters = sum(p.numel() for p in made.model.model.parameters())
@@ -225,15 +183,6 @@ def test_peak_memory_needs_no_other_library(tmp_path, monkeypatch):
         peak_memory(PEERS[0], DENOISING, FP32, steps=1)
 
 
-def with_params(block, **params):
-    return {**block, "params": {**block["params"], **params}}
-
-
-def with_loss(**params):
-    loss = FIRST_STAGE["params"]["lossconfig"]
-    return with_params(FIRST_STAGE, lossconfig=with_params(loss, **params))
-
-
 @pytest.mark.parametrize("disc_start", [0, 5])
 def test_a_first_stage_without_a_discriminator_is_measured_once(disc_start):
     block = with_loss(disc_start=disc_start, disc_factor=0)
@@ -269,11 +218,6 @@ def test_the_norms_of_both_autoencoders_have_as_many_groups():
     made = contender(PEERS[0], with_params(FIRST_STAGE, ddconfig=ddconfig), FP32)
     norms = [m for m in made.net.modules() if isinstance(m, torch.nn.GroupNorm)]
     assert {norm.num_groups for norm in norms} == {8}
-
-
-def bag(size):
-    target = "ldm.conditioning.words.BagOfWords"
-    return {"target": target, "params": {"n_embed": size, "key": "caption"}}
 
 
 def test_encoders_of_one_entry_and_one_slot_all_count():
