@@ -2,15 +2,19 @@
 
 from dataclasses import dataclass
 
+import pytest
 import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
-from ldm.config import instantiate_from_config
+from ldm.config import ConfigError, instantiate_from_config
 from ldm.data.module import collate
+from ldm.models.diffusion.assemble import LatentDiffusionConfig, assemble
 from ldm.models.diffusion.ddpm import DDPM, LatentDiffusion
 from tests.models.first_stages import Images
 from tests.reference import fill
+
+ON_META = torch.device("meta")
 
 UNET = {
     "image_size": 4,
@@ -58,6 +62,11 @@ def labels(**options):
     return {"target": "ldm.conditioning.labels.ClassEmbedder", "params": params}
 
 
+def rescaler(channels):
+    target = "ldm.conditioning.spatial.SpatialRescaler"
+    return {"target": target, "params": {"in_channels": 3, "out_channels": channels, "key": "map"}}
+
+
 def parameters(**changes):
     """Parameters of an unconditional model on pixels of 4 x 4, in 20 steps."""
     return {
@@ -82,6 +91,18 @@ def by_class(**changes):
     return parameters(
         **{"conditioning_key": "crossattn", "cond_stage_trainable": True} | cond | changes
     )
+
+
+def parts(**changes):
+    """Components of a model on the meta device."""
+    with ON_META:
+        return assemble(parameters(**changes), LatentDiffusionConfig)
+
+
+def refused(match, params, schema=LatentDiffusionConfig):
+    """Expect that no components can be made of these parameters."""
+    with ON_META, pytest.raises(ConfigError, match=match):
+        assemble(params, schema)
 
 
 def latent(params=None, **changes):

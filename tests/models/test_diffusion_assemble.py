@@ -1,27 +1,35 @@
 """From flat parameters to a model: both forms, and what is refused."""
 
+from typing import get_args
+
 import pytest
 import torch
 
 from ldm.conditioning.spatial import SpatialRescaler
-from ldm.config import ConfigError, instantiate_from_config
-from ldm.diffusion.objective import Objective
-from ldm.diffusion.schedule import PublishedSchedule, RectifiedFlow
+from ldm.config import ConfigError, check, instantiate_from_config
+from ldm.diffusion.denoiser import CONDITIONING_KEYS
+from ldm.diffusion.objective import NORMS, Objective
+from ldm.diffusion.parameterization import PARAMETERIZATIONS
+from ldm.diffusion.schedule import BETA_SCHEDULES, PublishedSchedule, RectifiedFlow
 from ldm.diffusion.weighting import Elbo
+from ldm.models.diffusion import assemble as assemble_module
 from ldm.models.diffusion.assemble import DDPMConfig, LatentDiffusionConfig, assemble
 from ldm.models.diffusion.ddpm import DDPM, LatentDiffusion
 from ldm.samplers.ddim import DDIM
 from ldm.samplers.dpm import DPMSolver
 from tests.models.diffusion_models import (
     ATTENDING,
+    ON_META,
     batch,
     by_class,
     filled,
     identity,
-    kl,
     labels,
     latent,
     parameters,
+    parts,
+    refused,
+    rescaler,
     unet,
 )
 from tests.reference_configs import NAMES, published_config
@@ -29,22 +37,10 @@ from tests.reference_configs import NAMES, published_config
 DIFFUSION = [
     name for name in NAMES if published_config(name)["model"]["target"].endswith("LatentDiffusion")
 ]
-ON_META = torch.device("meta")
 
 
 def without(params, *keys):
     return {key: value for key, value in params.items() if key not in keys}
-
-
-def parts(**changes):
-    """Components of a model on the meta device."""
-    with ON_META:
-        return assemble(parameters(**changes), LatentDiffusionConfig)
-
-
-def refused(match, params):
-    with ON_META, pytest.raises(ConfigError, match=match):
-        assemble(params, LatentDiffusionConfig)
 
 
 # published configurations
@@ -175,6 +171,25 @@ def test_a_model_of_pixels_knows_no_keys_of_latents():
         DDPM(unet_config=unet(), scale_factor=0.2)
 
 
+@pytest.mark.parametrize("key", ["loss_type", "parameterization", "beta_schedule"])
+def test_an_unknown_name_is_found_under_the_key_that_was_written(key):
+    model = {
+        "target": "ldm.models.diffusion.ddpm.LatentDiffusion",
+        "params": parameters(**{key: "l3"}),
+    }
+    with pytest.raises(ConfigError, match=rf"^model\.params\.{key}: expected '.*, got 'l3'"):
+        check({"model": model})
+    with ON_META, pytest.raises(ConfigError, match=rf"^model\.params\.{key}: 'l3'; expected one"):
+        instantiate_from_config(model, path="model")
+
+
+def test_the_names_that_a_configuration_may_give_are_those_that_are_known():
+    assert set(get_args(assemble_module.LossType)) == set(NORMS)
+    assert set(get_args(assemble_module.Parameterization)) == set(PARAMETERIZATIONS)
+    assert set(get_args(assemble_module.BetaSchedule)) == {*BETA_SCHEDULES, "cosine"}
+    assert set(get_args(assemble_module.ConditioningKey)) == set(CONDITIONING_KEYS) - {None}
+
+
 @pytest.mark.parametrize("key", ["use_positional_encodings", "cond_stage_forward"])
 def test_what_was_never_released_is_refused_unless_it_is_off(key):
     off = {"use_positional_encodings": False, "cond_stage_forward": None}[key]
@@ -187,66 +202,14 @@ def test_a_misspelt_parameter_of_a_part_names_its_path():
     refused(r"unet_config\.params\.chanel_mult.*channel_mult", parameters(unet_config=wrong))
 
 
-# parts that do not fit each other
-
-
-def test_latents_and_network_must_have_the_same_channels():
-    refused(
-        "unet_config.params.out_channels: 4, but AutoencoderKL has latents of 3 channels",
-        parameters(first_stage_config=kl(), unet_config=unet(in_channels=4, out_channels=4)),
-    )
-    refused(
-        "unet_config.params.in_channels: 4, but AutoencoderKL has latents of 3 channels",
-        parameters(first_stage_config=kl(), unet_config=unet(in_channels=4)),
-    )
-    refused("channels: 5, but AutoencoderKL .* 3", parameters(first_stage_config=kl(), channels=5))
-
-
-def rescaler(channels):
-    target = "ldm.conditioning.spatial.SpatialRescaler"
-    return {"target": target, "params": {"in_channels": 3, "out_channels": channels, "key": "map"}}
-
-
-def test_a_joined_condition_counts_among_the_channels():
-    joined = parts(cond_stage_config=rescaler(2), unet_config=unet(in_channels=5))
-    assert joined.conditioning_key == "concat"
-    refused(
-        r"in_channels: 3, but IdentityFirstStage has latents of 3 channels \+ 2 \(condition\)",
-        parameters(cond_stage_config=rescaler(2)),
-    )
-
-
-def test_tokens_must_have_the_width_that_the_network_attends_to():
-    refused(
-        "unet_config.params.context_dim: 8, but ClassEmbedder gives tokens of width 6",
-        by_class(cond_stage_config=labels(embed_dim=6)),
-    )
-    refused(
-        "unet_config.params.context_dim: not given, so the network attends to nothing",
-        by_class(unet_config=unet()),
-    )
-
-
-def words(**changes):
-    params = {"n_embed": 6, "vocab_size": 9, "key": "caption"} | changes
-    return {"target": "ldm.conditioning.words.BagOfWords", "params": params}
-
-
-def test_a_vector_must_have_the_width_that_the_network_projects():
-    fitting = unet(**ATTENDING, adm_in_channels=6)
-    both = parts(cond_stage_config=[labels(), words()], unet_config=fitting)
-    assert both.conditioning_key == "crossattn-adm"
-    refused(
-        "unet_config.params.adm_in_channels: 6, but the condition gives vectors of width 5",
-        parameters(cond_stage_config=[labels(), words(n_embed=5)], unet_config=fitting),
-    )
-    refused(
-        "unet_config.params.adm_in_channels: None, but the condition gives vectors of width 6",
-        parameters(cond_stage_config=words(), unet_config=unet()),
-    )
-
-
 # where a condition enters
+
+
+@pytest.mark.parametrize("marker", [{"cond_stage_config": "__is_unconditional__"}, {}])
+def test_a_conditioning_key_without_an_encoder_is_refused(marker):
+    params = without(parameters(conditioning_key="crossattn"), "cond_stage_config") | marker
+    refused("conditioning_key: 'crossattn', but there is no encoder in cond_stage_config", params)
+    assert parts(conditioning_key=None).conditioning_key is None
 
 
 def test_an_encoder_fills_its_own_slot_unless_the_configuration_says_otherwise():

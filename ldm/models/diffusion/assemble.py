@@ -20,17 +20,22 @@ from ldm.conditioning.conditioner import Conditioner, Part
 from ldm.conditioning.hybrid import HybridConditioner
 from ldm.config import ConfigError, build, did_you_mean
 from ldm.diffusion.denoiser import CONDITIONING_KEYS
-from ldm.diffusion.objective import Objective
+from ldm.diffusion.objective import NORMS, Objective
 from ldm.diffusion.schedule import PublishedSchedule, Schedule
 from ldm.diffusion.times import conditioning_times
 from ldm.diffusion.weighting import Elbo
 from ldm.samplers.base import Sampler
 from ldm.samplers.ddim import DDIM
+from ldm.spelling import require_known
 
 __all__ = ["Components", "DDPMConfig", "LatentDiffusionConfig", "assemble"]
 
 Config = Mapping[str, Any]
-ConditioningKey = Literal["concat", "crossattn", "hybrid", "adm"]
+# published: "linear" is linear in the square root of beta, "sqrt_linear" in beta
+BetaSchedule = Literal["linear", "sqrt_linear", "sqrt", "cosine"]
+Parameterization = Literal["eps", "x0", "v", "flow"]
+LossType = Literal["l1", "l2", "huber"]
+ConditioningKey = Literal["concat", "crossattn", "hybrid", "adm", "hybrid-adm", "crossattn-adm"]
 
 
 class DDPMConfig(TypedDict, total=False):
@@ -46,17 +51,15 @@ class DDPMConfig(TypedDict, total=False):
 
     # the process, marked (schedule) above
     timesteps: NotRequired[int]  # number of noise levels T; 1000
-    beta_schedule: NotRequired[
-        str
-    ]  # linear (in the square root of beta), cosine, sqrt_linear, sqrt
+    beta_schedule: NotRequired[BetaSchedule]  # linear
     linear_start: NotRequired[float]  # beta of the first level; 1e-4
     linear_end: NotRequired[float]  # beta of the last level; 2e-2
     cosine_s: NotRequired[float]  # offset of the cosine schedule; 8e-3
     given_betas: NotRequired[list[float] | None]  # the betas themselves
 
     # what the network learns, marked (objective) above
-    parameterization: NotRequired[str]  # eps, x0, v or flow; eps
-    loss_type: NotRequired[str]  # l1, l2 or huber; l2
+    parameterization: NotRequired[Parameterization]  # what the network predicts; eps
+    loss_type: NotRequired[LossType]  # norm of its error; l2
     original_elbo_weight: NotRequired[float]  # weight of the variational bound; 0
     l_simple_weight: NotRequired[float]  # weight of the simple loss; 1
     v_posterior: NotRequired[float]  # posterior variance between small (0) and large (1); 0
@@ -78,7 +81,9 @@ class DDPMConfig(TypedDict, total=False):
     monitor: NotRequired[str | None]  # metric that decides which checkpoint is best; val/loss
     clip_denoised: NotRequired[bool]  # clip estimates of x0 to [-1, 1] when sampling; pixels only
     log_every_t: NotRequired[int]  # distance of the steps that previews of sampling show; 100
-    conditioning_key: NotRequired[ConditioningKey | None]  # where the condition enters
+    conditioning_key: NotRequired[
+        ConditioningKey | None
+    ]  # where the condition enters; its encoder's slot
     use_positional_encodings: NotRequired[bool]  # published, never released: must stay false
 
 
@@ -206,6 +211,7 @@ def _condition_times(flat: Config, schedule: Schedule) -> Tensor | None:
 def _objective(flat: Config) -> Objective:
     if flat.get("objective_config") is not None:
         return build(flat["objective_config"], path="objective_config")  # type: ignore[no-any-return]
+    require_known("loss_type", flat.get("loss_type", "l2"), NORMS)
     return Objective(
         parameterization=flat.get("parameterization", "eps"),
         norm=flat.get("loss_type", "l2"),
@@ -219,6 +225,11 @@ def _condition(flat: Config, first_stage: Any) -> tuple[nn.Module | None, Condit
     """What is registered as `cond_stage_model`, the conditioner made of it, and its slots' key."""
     config = flat.get("cond_stage_config")
     if config is None or config == "__is_unconditional__":
+        if (given := flat.get("conditioning_key")) is not None:
+            raise ConfigError(
+                f"conditioning_key: {given!r}, but there is no encoder in cond_stage_config whose "
+                "output could enter there"
+            )
         return None, Conditioner(), None
     default = "concat" if flat.get("concat_mode", True) else "crossattn"
     key = flat.get("conditioning_key") or default
@@ -232,11 +243,12 @@ def _condition(flat: Config, first_stage: Any) -> tuple[nn.Module | None, Condit
         registered = nn.ModuleList(built) if isinstance(built, list) else built
         parts = tuple(_own_part(each) for each in registered.children())
         return registered, Conditioner(parts), _key_of(parts, flat)
-    is_natural = isinstance(built, Embedder) and not {"conditioning_key", "concat_mode"} & set(flat)
+    is_told = not flat.keys().isdisjoint({"conditioning_key", "concat_mode"})
+    uses_own_slot = isinstance(built, Embedder) and not is_told
     part = _part(
         built,
         getattr(built, "key", None) or flat.get("cond_stage_key", "image"),
-        built.slot if is_natural else _slot(key),
+        built.slot if uses_own_slot else _slot(key),
     )
     return built, Conditioner((part,)), _key_of((part,), flat)
 
@@ -312,46 +324,58 @@ def _check_widths(
 ) -> None:
     """Refuse parts that do not fit each other, before anything runs."""
     channels = getattr(first_stage, "latent_channels", None) or flat.get("channels", 3)
-    origin = f"{type(first_stage).__name__} has latents of" if first_stage else "channels is"
+    if first_stage:
+        origin = f"{type(first_stage).__name__} has latents of {channels} channels"
+    else:
+        origin = f"channels is {channels}" + ("" if "channels" in flat else " unless it is given")
     if flat.get("channels", channels) != channels:
-        raise ConfigError(f"channels: {flat['channels']}, but {origin} {channels}")
+        raise ConfigError(f"channels: {flat['channels']}, but {origin}")
     found = getattr(net, "out_channels", channels)
     if found != channels:
-        raise ConfigError(
-            f"unet_config.params.out_channels: {found}, but {origin} {channels} channels"
-        )
+        unet = flat["unet_config"]
+        params = unet.get("params") or {} if isinstance(unet, Mapping) else {}
+        name = "out_ch" if "out_ch" in params else "out_channels"  # DDPM's network has the former
+        raise ConfigError(f"unet_config.params.{name}: {found}, but {origin}")
     extra = [part.embedder.embed_dim for part in conditioner.parts if part.slot == "concat"]
     found = getattr(net, "in_channels", None)
     if found is not None and None not in extra and found != channels + sum(filter(None, extra)):
         joined = "".join(f" + {width} (condition)" for width in extra)
-        raise ConfigError(
-            f"unet_config.params.in_channels: {found}, but {origin} {channels} channels{joined}"
-        )
+        raise ConfigError(f"unet_config.params.in_channels: {found}, but {origin}{joined}")
     _check_context(net, conditioner)
     _check_vector(net, conditioner)
 
 
 def _check_context(net: nn.Module, conditioner: Conditioner) -> None:
+    """Tokens, and a network that attends to tokens of their width, go together."""
     expected = getattr(net, "context_dim", None)
-    for part in conditioner.parts:
-        width = part.embedder.embed_dim
-        if part.slot != "crossattn" or width is None:
-            continue
-        if expected is None:
+    parts = [part for part in conditioner.parts if part.slot == "crossattn"]
+    if expected is not None and not parts:
+        raise ConfigError(
+            f"unet_config.params.context_dim: {expected}, but no encoder gives tokens to attend to"
+        )
+    for part in parts:
+        width, name = part.embedder.embed_dim, type(part.embedder).__name__
+        if expected is None and width is not None:
             raise ConfigError(
                 "unet_config.params.context_dim: not given, so the network attends to nothing, but "
-                f"{type(part.embedder).__name__} gives tokens of width {width}"
+                f"{name} gives tokens of width {width}"
             )
-        if width != expected:
+        if width is not None and width != expected:
             raise ConfigError(
-                f"unet_config.params.context_dim: {expected}, but "
-                f"{type(part.embedder).__name__} gives tokens of width {width}"
+                f"unet_config.params.context_dim: {expected}, but {name} gives tokens of width "
+                f"{width}"
             )
 
 
 def _check_vector(net: nn.Module, conditioner: Conditioner) -> None:
     """Vectors y are projected from their summed width; labels, which have none, are looked up."""
     widths = [part.embedder.embed_dim for part in conditioner.parts if part.slot == "vector"]
+    for name in ("num_classes", "adm_in_channels"):
+        value = getattr(net, name, None)
+        if value is not None and not widths:
+            raise ConfigError(
+                f"unet_config.params.{name}: {value}, but no encoder gives labels or vectors y"
+            )
     expected = getattr(net, "adm_in_channels", None)
     if not widths or None in widths or expected == sum(filter(None, widths)):
         return
