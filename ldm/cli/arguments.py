@@ -141,14 +141,21 @@ def parse(argv: Sequence[str]) -> Arguments:
     del given["project"]
     if options.gpus is not None:
         parse_devices(options.gpus)
+        if others := {"accelerator", "devices"} & trainer.keys():
+            raise ConfigError(
+                f"--gpus and --{min(others)} both say where to train; give --gpus, or "
+                "--accelerator and --devices"
+            )
     return Arguments(**given, test=test, trainer=trainer, overrides=overrides)
 
 
-def parse_devices(text: str) -> Devices:
+def parse_devices(gpus: str | int | list[int]) -> Devices:
     """The published `--gpus`: `0,` and `0,1` are indices, `2` a count, `-1` all, `cpu` none.
 
-    Raises ConfigError when the text is none of these.
+    gpus: as on the command line, or a number or list of indices as in YAML.
+    Raises ConfigError when it is none of these.
     """
+    text = ",".join(map(str, gpus)) + "," if isinstance(gpus, list) else str(gpus)
     text = text.strip().lower()
     if text in ("cpu", "0", ""):
         return Devices("cpu", 1)
@@ -282,7 +289,7 @@ def _add_directory_flags(group: argparse._ArgumentGroup) -> None:
 def _add_training_flags(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--gpus", metavar="WHICH", help="`0,` or `0,1`: which; `2`: how many; `-1`: all; `cpu`")
-    add("-s", "--seed", type=int, help="of weights, order, noise and times (23)")
+    add("-s", "--seed", type=int, help="seed of weights, order, noise and times (23)")
     add(
         "--scale_lr",
         default=True,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,18 +35,18 @@ def preflight(
     """Build the model without memory, then hold an example of the data against it.
 
     block: the `model:` block of the configuration.  data: the data module, its data sets built.
-    checkpoint: what is to be gone on from.  callbacks: the block `lightning.callbacks`.
+    checkpoint: the checkpoint to resume from.  callbacks: the block `lightning.callbacks`.
 
     Finds parts that do not fit each other, checkpoints that are missing or of another model, batch
-    entries that the data does not have, images of the wrong size or number of channels, and
-    pictures that the model cannot make.
+    entries that the data does not have or that are no images, images of the wrong size or number of
+    channels, and pictures that the model cannot make.
     Raises ConfigError.
     """
     target = {key: block[key] for key in ("target", "params") if key in block}
-    with torch.device("meta"):
+    with torch.device("meta"), _only_warnings():
         model = instantiate_from_config(target, path="model")
     model.to("meta")  # checkpoints brought real weights, of which only the shapes matter here
-    sample = _first_sample(data)
+    origin, sample = _first_sample(data)
     needed = _needed(model)
     for key, where in needed.items():
         if key not in sample:
@@ -51,7 +54,7 @@ def preflight(
                 f"{where}: {key!r} is no entry of the data, which has {', '.join(sorted(sample))}"
                 + did_you_mean(key, sample)
             )
-    _check_images(model, sample)
+    _check_images(model, _image(model, sample, origin))
     _check_classes(model, data.num_classes)
     _check_pictures(model, callbacks or {})
     if checkpoint is None:
@@ -60,8 +63,19 @@ def preflight(
         _check_resumable(model, checkpoint)
 
 
+@contextmanager
+def _only_warnings() -> Iterator[None]:
+    """Keep to itself what the model says of its checkpoints: it says so again when it is built."""
+    level = log.level
+    log.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
 def _check_first_stage(model: Any, params: Mapping[str, Any]) -> None:
-    """An untrained first stage must be meant: its checkpoint is given, or is null in so many words.
+    """An untrained first stage must be meant: its checkpoint is given, or is explicitly null.
 
     Otherwise a forgotten key would cost a whole training on latents that say nothing.
     """
@@ -77,10 +91,45 @@ def _check_first_stage(model: Any, params: Mapping[str, Any]) -> None:
         )
 
 
-def _first_sample(data: Any) -> Mapping[str, Any]:
-    """One example, of training if there is any."""
-    split = min(data.datasets, key=lambda name: name != "train")
-    return data.datasets[split][0]  # type: ignore[no-any-return]
+def _first_sample(data: Any) -> tuple[str, Mapping[str, Any]]:
+    """The first example of the training set, or of another set where there is none.
+
+    Returns the place of its set in the configuration, and the example.
+    """
+    split = "train" if "train" in data.datasets else next(iter(data.datasets))
+    origin = f"data.params.{split}"
+    sample = data.datasets[split][0]
+    if not isinstance(sample, Mapping):
+        raise ConfigError(
+            f"{origin}: an example is of type {type(sample).__name__}; expected a mapping of names to "
+            "values, such as {'image': ..., 'class_label': ...}"
+        )
+    return origin, sample
+
+
+def _image(model: Any, sample: Mapping[str, Any], origin: str) -> Tensor:
+    """The image of an example, (H, W, C) or (H, W).
+
+    origin: place of the example's set in the configuration.
+    Raises ConfigError for an entry that is no image.
+    """
+    parameter = "first_stage_key" if hasattr(model, "first_stage_key") else "image_key"
+    key = getattr(model, parameter)
+    value = sample[key]
+    if isinstance(value, np.ndarray | Tensor):
+        image = torch.as_tensor(value)
+        found = f"{image.dtype} of shape {tuple(image.shape)}".removeprefix("torch.")
+        is_image = image.ndim in (2, 3) and (
+            image.dtype == torch.uint8 or image.is_floating_point()
+        )
+    else:
+        found, is_image = f"of type {type(value).__name__}", False
+    if not is_image:
+        raise ConfigError(
+            f"{origin}: {key!r}, which model.params.{parameter} names, is {found}; expected an "
+            "image (H, W, C) or (H, W), uint8 or floating point"
+        )
+    return image
 
 
 def _check_resumable(model: Any, path: Path) -> None:
@@ -112,13 +161,12 @@ def _needed(model: Any) -> dict[str, str]:
     return entries
 
 
-def _check_images(model: Any, sample: Mapping[str, Any]) -> None:
+def _check_images(model: Any, image: Tensor) -> None:
     """Send the image's shape through the first stage, and the latent's to the network's sizes.
 
     A first stage that is to be trained also shows it to its discriminator.
     """
-    image = sample[getattr(model, "first_stage_key", None) or model.image_key]
-    shape = to_image_tensor(torch.as_tensor(image)[None]).shape
+    shape = to_image_tensor(image[None]).shape
     images = torch.empty(shape, device="meta")
     try:
         z = model.encode(images)

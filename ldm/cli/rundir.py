@@ -21,7 +21,14 @@ from pathlib import Path
 from ldm.config import ConfigError, nearest_path
 from ldm.log import rank
 
-__all__ = ["RunDir", "new_run", "resume_run", "taken_back_on_error"]
+__all__ = [
+    "RunDir",
+    "checkpoint_of",
+    "new_run",
+    "resume_run",
+    "run_of",
+    "taken_back_on_error",
+]
 
 # the processes that Lightning starts for further devices inherit it, so that all have one directory
 _TIME = "LDM_RUN_TIME"
@@ -83,8 +90,8 @@ def _unused(is_taken: Callable[[str], bool]) -> str:
     return now
 
 
-def resume_run(path: str) -> RunDir:
-    """The run that a directory or one of its checkpoints belongs to.
+def checkpoint_of(path: str) -> Path:
+    """The checkpoint that a path stands for: itself, or the last one of a run directory.
 
     Raises ConfigError when there is no such path, or no checkpoint in it.
     """
@@ -96,20 +103,42 @@ def resume_run(path: str) -> RunDir:
     if given.is_file():
         if given.suffix != ".ckpt":
             raise ConfigError(f"{path}: expected a run directory or a .ckpt file")
-        return _resumed(given.resolve().parent.parent, given)
+        return given
     last = given / "checkpoints" / "last.ckpt"
     if not last.is_file():
         others = sorted(file.name for file in last.parent.glob("*.ckpt"))
         hint = f"; it has {', '.join(others[-3:])}, name one of these" if others else ""
         raise ConfigError(f"{path}: there is no checkpoints/last.ckpt in it{hint}")
-    return _resumed(given, last)
+    return last
 
 
-def _resumed(path: Path, checkpoint: Path) -> RunDir:
-    def is_taken(now: str) -> bool:
-        return bool(list((path / "configs").glob(f"{now}-[a-z]*.yaml")))
+def run_of(path: str) -> Path | None:
+    """The run directory that a path stands for: itself, or the one of a checkpoint.
 
-    return RunDir(path, _unused(is_taken), checkpoint)
+    The checkpoint may lie anywhere below `checkpoints/` of the run; None where it lies in none.
+    """
+    given = Path(path)
+    if given.is_dir():
+        return given
+    above = given.resolve().parents
+    return next((each.parent for each in above if each.name == "checkpoints"), None)
+
+
+def resume_run(path: str) -> RunDir:
+    """A start that goes on with the run of a directory or of one of its checkpoints.
+
+    Raises ConfigError when there is no such path, no checkpoint in it, or no run around it.
+    """
+    checkpoint = checkpoint_of(path)
+    run = run_of(path)
+    if run is None:
+        raise ConfigError(
+            f"{path}: lies in no RUN/checkpoints/; --resume_from_checkpoint goes on from it in a "
+            "new run"
+        )
+    configs = run / "configs"
+    now = _unused(lambda now: bool(list(configs.glob(f"{now}-[a-z]*.yaml"))))
+    return RunDir(run, now, checkpoint)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ldm.cli.arguments import Arguments
+from ldm.cli.arguments import Arguments, parse_devices
 from ldm.cli.rundir import RunDir
 from ldm.config import ConfigError, load, to_plain
 
@@ -23,6 +23,8 @@ def settings(args: Arguments, run: RunDir) -> dict[str, Any]:
     Configurations of the run that is resumed come first, then those of the command line, then
     the overrides, then flags: `--seed` is `data.params.seed`, Trainer flags and `--gpus` are
     `lightning.trainer`, and `--scale_lr false` makes `base_learning_rate` a `learning_rate`.
+    Devices that the command line names, by `gpus` or by `accelerator` and `devices`, replace those
+    of the configurations, whichever way these name them.
 
     Raises ConfigError: an unreadable file, or a block that is missing or no mapping.
     """
@@ -33,12 +35,28 @@ def settings(args: Arguments, run: RunDir) -> dict[str, Any]:
         params["seed"] = DEFAULT_SEED if args.seed is None else args.seed
     trainer = _mapping(_mapping(config, "lightning", ""), "trainer", "lightning.")
     trainer |= args.trainer
-    if args.gpus is not None:
-        trainer["gpus"] = args.gpus
+    _choose_devices(trainer, args)
     model = config["model"]
     if not args.scale_lr and model.get("base_learning_rate") is not None:
         model["learning_rate"] = model.pop("base_learning_rate")
     return config
+
+
+def _choose_devices(trainer: dict[str, Any], args: Arguments) -> None:
+    if args.gpus is not None:
+        trainer["gpus"] = args.gpus
+        return
+    prefix = "lightning.trainer."
+    overridden = {word.partition("=")[0].removeprefix(prefix) for word in args.overrides}
+    chosen = {"accelerator", "devices"} & (args.trainer.keys() | overridden)
+    if not chosen or "gpus" in overridden or trainer.get("gpus") is None:
+        return
+    if "accelerator" not in chosen:
+        trainer["accelerator"] = parse_devices(trainer["gpus"]).accelerator
+    if "devices" not in chosen:
+        trainer["devices"] = 1
+    # null rather than absent: the records of all starts of a run are read together
+    trainer["gpus"] = None
 
 
 def _mapping(parent: dict[str, Any], key: str, prefix: str) -> dict[str, Any]:

@@ -6,10 +6,11 @@ import pdb
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ldm.cli.arguments import Arguments, parse
-from ldm.cli.rundir import RunDir, new_run, resume_run, taken_back_on_error
+from ldm.cli.rundir import RunDir, checkpoint_of, new_run, resume_run, taken_back_on_error
 from ldm.cli.settings import settings
 from ldm.config import ConfigError, check, instantiate_from_config, trust
 from ldm.log import log
@@ -79,7 +80,7 @@ def _run_dir(args: Arguments) -> RunDir:
     logdir = f"{args.logdir}/debug_runs" if args.debug else args.logdir
     run = new_run(logdir, args.name, args.base, args.postfix)
     if args.resume_from_checkpoint:
-        return RunDir(run.path, run.now, resume_run(args.resume_from_checkpoint).resume_from)
+        return replace(run, resume_from=checkpoint_of(args.resume_from_checkpoint))
     return run
 
 

@@ -23,7 +23,7 @@ from ldm.callbacks.run import RunRecord, SeededSteps
 from ldm.callbacks.throughput import Throughput
 from ldm.cli.arguments import Devices, parse_devices
 from ldm.cli.rundir import RunDir
-from ldm.config import ConfigError, instantiate_from_config
+from ldm.config import ConfigError, instantiate_from_config, locate
 from ldm.spelling import require_known
 
 __all__ = ["build_trainer", "make_quiet", "trainer_options"]
@@ -69,14 +69,20 @@ def make_quiet() -> None:
 def trainer_options(block: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of the Trainer: our defaults, then those of `lightning.trainer`.
 
-    Raises ConfigError for devices that this machine does not have, and for numbers out of range.
+    Raises ConfigError for devices that this machine does not have, for numbers out of range, and
+    for a checkpoint to resume from, which is the command line's to name.
     """
     options: dict[str, Any] = {"log_every_n_steps": 50, "use_distributed_sampler": False}
     options |= dict(block)
+    checkpoint = options.pop("resume_from_checkpoint", None)  # published, as `gpus` is
+    if checkpoint is not None:
+        raise ConfigError(
+            f"lightning.trainer.resume_from_checkpoint: {checkpoint!r}; Lightning has dropped this "
+            "argument, leave it out and give --resume_from_checkpoint CKPT on the command line"
+        )
     gpus = options.pop("gpus", None)  # published: an argument of the Trainer, then
     if gpus is not None:
-        text = ",".join(map(str, gpus)) + "," if isinstance(gpus, list) else str(gpus)
-        devices = parse_devices(text)
+        devices = parse_devices(gpus)
         _require(devices)
         options |= {"accelerator": devices.accelerator, "devices": devices.devices}
     options.setdefault("accelerator", "auto")
@@ -242,6 +248,7 @@ def _default_callbacks(run: RunDir) -> dict[str, Any]:
 def _callbacks(block: Mapping[str, Any], run: RunDir, *, plain: bool) -> list[Callback]:
     """The default callbacks, each replaced, adjusted or (by `null`) left out in the YAML.
 
+    A callback of another class has the parameters of the YAML alone.
     plain: only those that the YAML adds.
     """
     defaults = _default_callbacks(run)
@@ -256,11 +263,18 @@ def _callbacks(block: Mapping[str, Any], run: RunDir, *, plain: bool) -> list[Ca
         if given is None:
             configs.pop(name, None)
             continue
-        default = configs.get(name, {"params": {}})
-        params = default["params"] | (given.get("params") or {})
+        params = given.get("params") or {}
+        default = configs.get(name, {})
+        if default and _is_same(given.get("target", default["target"]), default["target"]):
+            params = default["params"] | params
         configs[name] = default | given | {"params": params}
     return [
         instantiate_from_config(config, path=f"lightning.callbacks.{name}")
         for name, config in configs.items()
         if not (plain and name in defaults)
     ]
+
+
+def _is_same(target: str, other: str) -> bool:
+    """Whether two dotted paths lead to the same class."""
+    return locate(target) is locate(other)

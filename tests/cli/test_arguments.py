@@ -143,6 +143,8 @@ def test_a_name_may_look_like_an_override():
         (["-n", "x", "-r", "y"], "-r/--resume"),
         (["-r", "x", "--resume_from_checkpoint", "y"], "--resume_from_checkpoint"),
         (["--test", "--no-test"], "--no-test"),
+        (["--gpus", "0,", "--accelerator", "cpu"], "--gpus and --accelerator both say where"),
+        (["--gpus", "2", "--devices", "2"], "--gpus and --devices both say where"),
         (["--precision", "[1"], "not valid YAML"),
     ],
 )

@@ -1,10 +1,21 @@
+import os
 import re
 
 import pytest
 
+from ldm.cli import rundir
 from ldm.cli.arguments import parse
-from ldm.cli.rundir import RunDir, new_run, resume_run, taken_back_on_error
+from ldm.cli.rundir import (
+    RunDir,
+    checkpoint_of,
+    new_run,
+    resume_run,
+    run_of,
+    taken_back_on_error,
+)
 from ldm.cli.settings import DEFAULT_SEED, settings
+from ldm.cli.train import _run_dir
+from ldm.cli.trainer import trainer_options
 from ldm.config import ConfigError
 from tests.cli.runs import first_stage, write
 
@@ -31,6 +42,35 @@ def test_flags_of_the_trainer_win_over_the_configuration(read):
     assert trainer["lightning"]["trainer"]["max_steps"] == 3
     assert trainer["lightning"]["trainer"]["gpus"] == "0,"
     assert trainer["lightning"]["trainer"]["precision"] == "32-true"
+
+
+@pytest.mark.parametrize(
+    ("recorded", "words", "expected"),
+    [
+        ({"gpus": "0,"}, ["--accelerator", "cpu", "--devices", "2"], ("cpu", 2)),
+        ({"gpus": [0, 1]}, ["--accelerator", "cpu"], ("cpu", 1)),
+        ({"gpus": "cpu"}, ["--devices", "2"], ("cpu", 2)),
+        ({"gpus": "cpu", "devices": 3}, ["--accelerator", "cpu"], ("cpu", 1)),
+        ({"gpus": "0,"}, ["lightning.trainer.accelerator=cpu"], ("cpu", 1)),
+        ({"accelerator": "gpu", "devices": 2}, ["--gpus", "cpu"], ("cpu", 1)),
+        ({"accelerator": "cpu", "devices": 4}, ["--devices", "2"], ("cpu", 2)),
+    ],
+)
+def test_devices_of_the_command_line_replace_those_of_the_run(tmp_path, recorded, words, expected):
+    run = RunDir(tmp_path / "run", "2")
+    run.configs.mkdir(parents=True)
+    write(run.configs / "1-project.yaml", {key: first_stage()[key] for key in ("model", "data")})
+    write(run.configs / "1-lightning.yaml", {"lightning": {"trainer": recorded}})
+    told = settings(parse(["-r", str(run.path), *words]), run)
+    assert devices(told) == expected
+    # and the next start, which reads the records of both, is told the same
+    write(run.configs / "2-lightning.yaml", {"lightning": told["lightning"]})
+    assert devices(settings(parse(["-r", str(run.path)]), run)) == expected
+
+
+def devices(config):
+    options = trainer_options(config["lightning"]["trainer"])
+    return options["accelerator"], options["devices"]
 
 
 def test_a_configuration_without_a_lightning_block_gets_one(read):
@@ -102,6 +142,35 @@ def test_a_run_is_found_by_its_directory_or_a_checkpoint(run):
     best = run.checkpoints / "epoch=000001-step=000000400.ckpt"
     assert resume_run(str(best)).resume_from == best
     assert resume_run(str(best)).path == run.path
+
+
+def test_a_checkpoint_deep_in_a_run_belongs_to_it(run):
+    deep = run.checkpoints / "trainstep_checkpoints" / "epoch=000000-step=000010000.ckpt"
+    deep.parent.mkdir()
+    deep.touch()
+    resumed = resume_run(str(deep))
+    assert (resumed.path, resumed.resume_from) == (run.path, deep)
+    assert run_of(str(run.path)) == run.path
+
+
+def test_a_checkpoint_outside_a_run_is_none_to_go_on_with(tmp_path):
+    lone = tmp_path / "backups" / "model.ckpt"
+    lone.parent.mkdir()
+    lone.touch()
+    with pytest.raises(ConfigError, match=r"in no RUN/checkpoints/; --resume_from_checkpoint goes"):
+        resume_run(str(lone))
+    assert checkpoint_of(str(lone)) == lone
+    assert run_of(str(lone)) is None
+
+
+def test_a_start_from_a_checkpoint_has_one_time_in_all_processes(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("LDM_RUN_TIME", "")  # to be put back as it was
+    monkeypatch.setattr(rundir, "_now", iter(["10", "11"]).__next__)
+    words = ["--resume_from_checkpoint", str(run.path), "-l", str(tmp_path / "logs"), "-n", "x"]
+    start = _run_dir(parse(words))
+    assert start.path == tmp_path / "logs" / "10_x"
+    assert start.resume_from == run.checkpoints / "last.ckpt"
+    assert os.environ["LDM_RUN_TIME"] == start.now == "10"
 
 
 def test_configurations_of_a_run_are_read_oldest_first(run):

@@ -6,10 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from pytorch_lightning.callbacks import DeviceStatsMonitor, LearningRateMonitor
 from pytorch_lightning.strategies import DDPStrategy
 
+from ldm.callbacks.images import ImageLogger
+from ldm.cli.rundir import RunDir
 from ldm.cli.train import main, train
-from ldm.cli.trainer import make_quiet, trainer_options
+from ldm.cli.trainer import _callbacks, make_quiet, trainer_options
 from ldm.config import ConfigError
 from tests.cli.runs import first_stage, only_run, run_main, second_stage, unconditional, write
 
@@ -161,6 +164,28 @@ def test_a_default_callback_can_be_adjusted_or_left_out(place):
     assert sum(bool(row["images_per_second"]) for row in metrics(run)) == 4
 
 
+def made(callbacks, tmp_path):
+    """The callbacks that a `lightning.callbacks` block makes."""
+    return _callbacks(callbacks, RunDir(tmp_path / "run", "now"), plain=False)
+
+
+def test_another_class_in_a_default_callbacks_place_has_its_own_parameters_alone(tmp_path):
+    other = {"target": "pytorch_lightning.callbacks.DeviceStatsMonitor"}
+    callbacks = made({"learning_rate_logger": other}, tmp_path)
+    assert any(isinstance(each, DeviceStatsMonitor) for each in callbacks)
+    assert not any(isinstance(each, LearningRateMonitor) for each in callbacks)
+
+
+@pytest.mark.parametrize("name", ["main.ImageLogger", "ldm.callbacks.images.ImageLogger"])
+def test_a_default_callback_that_is_named_keeps_its_defaults(tmp_path, name):
+    given = {"target": name, "params": {"max_images": 3}}
+    (logger,) = (
+        each for each in made({"image_logger": given}, tmp_path) if isinstance(each, ImageLogger)
+    )
+    assert logger.max_images == 3
+    assert logger.directory == str(tmp_path / "run" / "images")
+
+
 @pytest.mark.slow
 def test_the_published_history_of_weights_is_kept_on_demand(place):
     words = ["lightning.callbacks.metrics_over_trainsteps_checkpoint.params.every_n_train_steps=2"]
@@ -202,6 +227,14 @@ def test_the_terminal_shows_our_words_only(place):
     assert all(line.startswith(start) for line, start in zip(lines, starts, strict=False)), said
     assert "images/s" in lines[3]
     assert lines[4].startswith("trained to step 3: logs/")
+
+
+@pytest.mark.slow
+def test_the_first_stages_checkpoint_is_named_once(place, caplog_ldm):
+    first = started(first_stage(), "--max_steps", "1", "-n", "first")
+    path = str(first.checkpoints / "last.ckpt")
+    started(second_stage(path), "--max_steps", "1", "-n", "second")
+    assert caplog_ldm.text.count(f"first stage from {path}") == 1
 
 
 @pytest.mark.slow
@@ -264,6 +297,13 @@ def test_gpus_that_are_not_there_are_an_error(monkeypatch, gpus, found, expected
     monkeypatch.setattr(torch.cuda, "device_count", lambda: found)
     with pytest.raises(ConfigError, match=expected):
         trainer_options({"gpus": gpus})
+
+
+def test_a_checkpoint_to_resume_from_is_named_on_the_command_line():
+    name = "resume_from_checkpoint"
+    assert name not in trainer_options({"accelerator": "cpu", name: None})
+    with pytest.raises(ConfigError, match=rf"trainer\.{name}: 'a\.ckpt'.* --{name} CKPT"):
+        trainer_options({name: "a.ckpt"})
 
 
 def test_only_several_processes_are_made_to_agree_on_gradients(monkeypatch):

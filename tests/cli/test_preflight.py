@@ -1,0 +1,63 @@
+"""What is found by holding one example of the data against the model."""
+
+import numpy as np
+import pytest
+
+from ldm.cli.train import main
+from tests.cli.runs import first_stage, unconditional, write
+
+
+class Pairs:
+    """Examples as torchvision's data sets have them."""
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        return np.zeros((16, 16, 3), np.uint8), index
+
+
+PAIRS = {"target": f"{__name__}.Pairs"}
+
+
+@pytest.fixture
+def check(tmp_path, monkeypatch, caplog_ldm):
+    """Check a configuration without training; its exit code and what was said."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LDM_TRUST", "tests")
+
+    def check(config, *words):
+        path = write(tmp_path / "config.yaml", config)
+        return main(["-b", path, "--gpus", "cpu", *words]), caplog_ldm.text
+
+    return check
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_an_example_that_is_no_mapping_is_named_by_its_set(check, split):
+    config = first_stage()
+    params = config["data"]["params"]
+    if split == "validation":
+        del params["train"]
+    params[split] = PAIRS
+    code, said = check(config)
+    assert code == 2
+    assert f"data.params.{split}: an example is of type tuple; expected a mapping" in said
+
+
+@pytest.mark.parametrize(
+    ("key", "found"),
+    [
+        ("caption", "of type str"),
+        ("class_label", "of type int"),
+        ("segmentation", "int64 of shape (16, 16)"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("stage", "parameter"), [(first_stage, "image_key"), (unconditional, "first_stage_key")]
+)
+def test_an_entry_that_is_no_image_is_named(check, stage, parameter, key, found):
+    code, said = check(stage(), f"model.params.{parameter}={key}")
+    assert code == 2
+    expected = f"data.params.train: {key!r}, which model.params.{parameter} names, is {found}"
+    assert expected in said
