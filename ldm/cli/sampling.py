@@ -7,7 +7,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,14 +17,13 @@ from PIL.PngImagePlugin import PngInfo
 from torchvision.utils import make_grid
 from tqdm import tqdm
 
-from ldm.cli.rundir import resume_run
-from ldm.conditioning.labels import ClassEmbedder
-from ldm.conditioning.text import BERTEmbedder, FrozenCLIPEmbedder
-from ldm.conditioning.words import BagOfWords
+from ldm.cli.rundir import RunDir, checkpoint_of, run_of
 from ldm.config import ConfigError, check, instantiate_from_config, load, to_plain, trust
+from ldm.data.listing import utf8_text
 from ldm.evaluation.drawing import draw
 from ldm.log import log
 from ldm.models.restore import restore_weights
+from ldm.samplers.base import Sampler
 from ldm.samplers.ddim import DDIM
 
 __all__ = [
@@ -41,48 +40,64 @@ __all__ = [
 ]
 
 EXIT_CONFIG = 2
-READS_TEXT = (BERTEmbedder, BagOfWords, FrozenCLIPEmbedder)
+EXIT_INTERRUPTED = 130  # 128 + SIGINT
 GRID_LIMIT = 64  # images on a grid
+
+Script = Literal["scripts/sample.py", "scripts/txt2img.py"]
+
+
+class _Defaults(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows the defaults that say something."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default in (None, []) else super()._get_help_string(action)
 
 
 def sampling_parser(description: str) -> argparse.ArgumentParser:
     """The flags that all sampling scripts have."""
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=description, formatter_class=_Defaults)
     add = parser.add_argument
     add("run", metavar="RUN", help="run directory, or a checkpoint of one")
-    add("--config", metavar="YAML", help="of the model, for a checkpoint outside a run directory")
+    add("--config", metavar="YAML", help="configuration of a checkpoint outside a run")
     add("--out", metavar="DIR", default="outputs", help="where pictures go")
-    add("--seed", type=int, default=0, help="of the first image; the next ones count up")
-    add("--steps", type=int, default=50, help="evaluations of the network per image")
-    add("--scale", type=float, default=1.0, help="of classifier-free guidance; 1 is none")
-    add("--eta", type=float, default=0.0, help="noise of DDIM: 0 none, 1 as much as DDPM")
-    add("--size", type=int, nargs=2, metavar=("H", "W"), help="in pixels; as trained by default")
+    add("--seed", type=int, default=0, help="seed of the first image; image i uses seed + i")
+    add("--steps", type=int, default=50, help="steps of the sampler per image")
+    add("--scale", type=float, default=1.0, help="strength of classifier-free guidance; 1 is none")
+    add(
+        "--eta",
+        type=float,
+        help="draw with DDIM and this noise (0 none, 1 as DDPM); default: the model's sampler",
+    )
+    add("--size", type=int, nargs=2, metavar=("H", "W"), help="pixels; as trained by default")
     add("--batch-size", type=int, default=16, help="images drawn together")
     add("--weights", choices=("ema", "raw"), default="ema", help="averaged, or as trained last")
-    add("--precision", choices=("fp32", "bf16"), default="fp32", help="of the networks")
+    add(
+        "--precision", choices=("fp32", "bf16"), default="fp32", help="precision of matrix products"
+    )
     add("--device", default="auto", help="cpu, cuda, cuda:1, ...")
     add("--trust", action="append", default=[], metavar="PACKAGE", help="see main.py --help")
     return parser
 
 
 def run_script(script: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> int:
-    """Run a script's function; what the user got wrong is one line and exit code 2."""
+    """Run a script's function; what the user got wrong is one line and exit code 2, Ctrl-C 130."""
     try:
         script(sys.argv[1:] if argv is None else argv)
     except ConfigError as error:
         log.error("error: %s", error)
         return EXIT_CONFIG
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
     return 0
 
 
 def check_flags(args: argparse.Namespace) -> None:
     """Raise ConfigError for a number out of range."""
     for name, least in (("n", 1), ("batch_size", 1), ("seed", 0), ("steps", 1), ("eta", 0)):
-        if getattr(args, name) < least:
+        given = getattr(args, name)
+        if given is not None and given < least:
             flag = name.replace("_", "-")
-            raise ConfigError(f"--{flag} {getattr(args, name)}: expected {least} or more")
+            raise ConfigError(f"--{flag} {given}: expected {least} or more")
 
 
 def load_model(args: argparse.Namespace) -> Any:
@@ -115,14 +130,17 @@ def _files(args: argparse.Namespace) -> tuple[Path, list[Path]]:
     """The checkpoint, and the configuration that describes its model."""
     if args.config and not Path(args.run).is_dir():
         return Path(args.run), [Path(args.config)]
-    run = resume_run(args.run)
-    files = [path for path in run.config_files() if "project" in path.name]
+    checkpoint = checkpoint_of(args.run)
     if args.config:
-        files = [Path(args.config)]
+        return checkpoint, [Path(args.config)]
+    run = run_of(args.run)
+    recorded = [] if run is None else RunDir(run, now="").config_files()
+    files = [path for path in recorded if "project" in path.name]
     if not files:
-        raise ConfigError(f"{args.run}: no configs/*-project.yaml beside it; give --config YAML")
-    assert run.resume_from is not None
-    return run.resume_from, files
+        raise ConfigError(
+            f"{args.run}: lies in no run with configs/*-project.yaml; give --config YAML"
+        )
+    return checkpoint, files
 
 
 def _without_checkpoints(value: Any) -> Any:
@@ -147,15 +165,10 @@ def _device(name: str) -> torch.device:
 def caption_entries(model: Any, captions: Sequence[str]) -> dict[str, list[str]]:
     """Captions under the name that the model reads them by.
 
-    Raises ConfigError for a model that does not read text.
+    Raises ConfigError for a model that does not draw from captions alone.
     """
-    keys = [p.key for p in model.conditioner.parts if isinstance(p.embedder, READS_TEXT)]
-    if not keys:
-        raise ConfigError(
-            f"this model has no encoder of captions (it draws from {_conditions(model)}); "
-            "draw with scripts/sample.py"
-        )
-    return {key: list(captions) for key in keys}
+    _require_drawn_by("scripts/txt2img.py", model)
+    return {part.key: list(captions) for part in model.conditioner.parts}
 
 
 def label_entries(
@@ -163,31 +176,36 @@ def label_entries(
 ) -> dict[str, torch.Tensor] | None:
     """Labels, `each` of every class, under the name that the model reads them by; None without.
 
-    Raises ConfigError when the model needs what is not given, or the other way round.
+    Raises ConfigError when the model needs what is not given, or the other way round, and for one
+    that does not draw from one entry of labels.
     """
+    _require_drawn_by("scripts/sample.py", model)
     parts = model.conditioner.parts
-    tables = [part for part in parts if isinstance(part.embedder, ClassEmbedder)]
-    if len(tables) < len(parts):
-        raise ConfigError(
-            f"this model draws from {_conditions(model)}; captions are drawn by scripts/txt2img.py"
-        )
-    if classes is None:
-        if tables:
-            last = tables[0].embedder.null_label
-            raise ConfigError(f"--classes is needed: labels 0 to {last}, of {tables[0].key}")
-        return None
-    if not tables:
+    if not parts:
+        if classes is None:
+            return None
         raise ConfigError(f"--classes {_spaced(classes)}: this model was trained without classes")
-    (part,) = tables
-    if not all(0 <= label <= part.embedder.null_label for label in classes):
-        last = part.embedder.null_label
+    key, last = parts[0].key, min(part.embedder.null_label for part in parts)
+    if classes is None:
+        raise ConfigError(f"--classes is needed: labels 0 to {last}, of {key}")
+    if not all(0 <= label <= last for label in classes):
         raise ConfigError(f"--classes {_spaced(classes)}: expected labels 0 to {last}")
-    labels = torch.tensor(list(classes), device=model.device).repeat_interleave(each)
-    return {part.key: labels}
+    return {key: torch.tensor(list(classes), device=model.device).repeat_interleave(each)}
 
 
-def _conditions(model: Any) -> str:
-    return ", ".join(part.key for part in model.conditioner.parts) or "nothing"
+def _require_drawn_by(script: Script, model: Any) -> None:
+    """Raise ConfigError unless this script gives a model all that it draws from."""
+    parts = model.conditioner.parts
+    kinds = {part.embedder.reads for part in parts}
+    drawn_by = "`model.sample` from Python (docs/sampling.md)"
+    if kinds == {"text"}:
+        drawn_by = "scripts/txt2img.py"
+    elif not parts or (kinds == {"label"} and len({part.key for part in parts}) == 1):
+        drawn_by = "scripts/sample.py"
+    if drawn_by != script:
+        entries = [f"{part.key} ({type(part.embedder).__name__})" for part in parts]
+        given = " and ".join(entries) or "nothing"
+        raise ConfigError(f"this model draws from {given}; draw it with {drawn_by}")
 
 
 def _spaced(values: Sequence[int]) -> str:
@@ -200,7 +218,7 @@ def read_captions(prompts: Sequence[str], path: str | None) -> list[str]:
     if path is not None:
         if not Path(path).is_file():
             raise ConfigError(f"--from-file {path}: no such file")
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = utf8_text(Path(path)).splitlines()
         captions += [line.strip() for line in lines if line.strip()]
     if not captions:
         raise ConfigError("no captions: give --prompt TEXT or --from-file TXT")
@@ -219,9 +237,9 @@ def draw_and_write(
         PNG, with the seed and the options.
     """
     images = draw_all(model, args, seeds, entries)
-    out = Path(args.out)
-    out.mkdir(parents=True, exist_ok=True)
-    options = {key: getattr(args, key) for key in ("run", "steps", "scale", "eta", "weights")}
+    out = _directory(args.out)
+    options = {key: getattr(args, key) for key in ("run", "steps", "scale", "weights")}
+    options["sampler"] = _sampler(args) or model.sampler
     shown = []
     for index, image in enumerate(images):
         given = {key: _plain(values[index]) for key, values in (entries or {}).items()}
@@ -251,7 +269,7 @@ def draw_all(
         "scale": args.scale,
         "size": _latent_size(args.size, model),
         "weights": args.weights,
-        "sampler": DDIM(eta=args.eta),
+        "sampler": _sampler(args),
     }
 
     def images() -> Iterator[NDArray[np.uint8]]:
@@ -262,6 +280,21 @@ def draw_all(
             yield from draw(model, seeds, entries, progress=bar.update, **options)
 
     return images()
+
+
+def _sampler(args: argparse.Namespace) -> Sampler | None:
+    """DDIM where its noise is given; None for the model's own sampler."""
+    return None if args.eta is None else DDIM(eta=args.eta)
+
+
+def _directory(path: str) -> Path:
+    """The directory, made where there is none; ConfigError where there cannot be one."""
+    out = Path(path)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--out {out}: expected a directory: {error.strerror}") from error
+    return out
 
 
 def sheet(images: Sequence[NDArray[np.uint8]], columns: int) -> NDArray[np.uint8]:

@@ -1,6 +1,7 @@
 """The sampling scripts on models that were trained for two steps."""
 
 import importlib.util
+import os
 import shutil
 
 import numpy as np
@@ -170,11 +171,11 @@ def test_a_checkpoint_outside_its_run_needs_the_configuration(runs, tmp_path, ca
         (sample, "none", [], ["none", "no such run directory or checkpoint"]),
         (sample, "first", [], ["AutoencoderKL", "draws nothing", "diffusion model"]),
         (txt2img, "first", ["--prompt", "a"], ["AutoencoderKL", "draws nothing"]),
-        (txt2img, "plain", ["--prompt", "a"], ["no encoder of captions", "scripts/sample.py"]),
-        (txt2img, "class", ["--prompt", "a"], ["no encoder of captions", "class_label"]),
+        (txt2img, "plain", ["--prompt", "a"], ["draws from nothing", "with scripts/sample.py"]),
+        (txt2img, "class", ["--prompt", "a"], ["from class_label", "with scripts/sample.py"]),
         (txt2img, "text", [], ["no captions", "--prompt"]),
         (txt2img, "text", ["--from-file", "none.txt"], ["--from-file none.txt: no such file"]),
-        (sample, "text", [], ["caption", "scripts/txt2img.py"]),
+        (sample, "text", [], ["from caption (BERTEmbedder)", "with scripts/txt2img.py"]),
         (sample, "class", [], ["--classes is needed", "0 to 24"]),
         (sample, "class", ["--classes", 99], ["--classes 99", "0 to 24"]),
         (sample, "class", ["--classes", 1, -1], ["--classes 1 -1", "0 to 24"]),
@@ -197,6 +198,21 @@ def test_what_cannot_be_drawn_is_explained(runs, tmp_path, caplog_ldm, draw, nam
     assert code == 2
     assert [text for text in expected if text not in caplog_ldm.text] == [], caplog_ldm.text
     assert not (tmp_path / "out").exists()
+
+
+def test_drawing_is_no_start_of_a_run(runs, tmp_path, monkeypatch):
+    monkeypatch.setenv("LDM_RUN_TIME", "as it was")
+    assert sample(runs["plain"], "--n", 1, "--out", tmp_path / "out") == 0
+    assert os.environ["LDM_RUN_TIME"] == "as it was"
+
+
+def test_pictures_do_not_replace_a_file(runs, tmp_path, caplog_ldm):
+    file = tmp_path / "out"
+    file.write_text("mine")
+    for out in (file, file / "below"):
+        assert sample(runs["plain"], "--n", 1, "--out", out) == 2
+        assert f"--out {out}: expected a directory" in caplog_ldm.text
+    assert file.read_text() == "mine"
 
 
 def test_steps_beyond_the_schedule_are_refused(runs, tmp_path, caplog_ldm):
