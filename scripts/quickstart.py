@@ -11,6 +11,7 @@ and samples/ with a grid and every picture that was scored.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import subprocess
 import sys
@@ -22,7 +23,7 @@ import numpy as np
 from PIL import Image
 
 from ldm.cli.arguments import parse_devices
-from ldm.cli.rundir import RunDir, resume_run
+from ldm.cli.rundir import checkpoint_of
 from ldm.cli.sampling import (
     caption_entries,
     draw_and_write,
@@ -46,18 +47,16 @@ EXAMPLE = "a large green triangle in the centre on navy"
 def quickstart(argv: Sequence[str]) -> None:
     """Train the first stage, then the second on its latents; draw, score and plot."""
     args = _parse(argv)
-    if not CONFIGS.is_dir():
-        raise ConfigError(f"there is no {CONFIGS} here: start this from the root of the project")
+    _require_all_there()
     out, start = Path(args.logdir), time.monotonic()
     first = _train("autoencoder", args)
-    weights = first.checkpoints / "last.ckpt"
+    weights = checkpoint_of(str(first))
     second = _train("ldm", args, f"model.params.first_stage_config.params.ckpt_path={weights}")
-    report = _draw_and_score(second.path, out / "samples", args)
-    _plot(first.path, second.path, out / "losses.png")
-    print(_summary(report))
+    print(_summary(_draw_and_score(second, out / "samples", args)))
+    _plot(first, second, out / "losses.png")
     print(f"pictures: {out / 'samples' / 'grid.png'}, {out / 'losses.png'}")
     print(f"{(time.monotonic() - start) / 60:.1f} minutes in all. Now draw your own:")
-    print(f'  python scripts/txt2img.py {second.path} --prompt "{EXAMPLE}"')
+    print(f'  python scripts/txt2img.py {second} --prompt "{EXAMPLE}"')
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -68,7 +67,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--logdir", default="logs/quickstart", help="where everything goes")
     add("--longer", type=float, default=1.0, help="factor on the optimizer steps of both stages")
     add("--gpus", default="cpu", help="as for main.py")
-    add("--seed", type=int, default=23, help="of training and of the first picture")
+    add("--seed", type=int, default=23, help="seed of training and of the first picture")
     add("--captions", type=int, default=256, help="held-out captions to draw and score")
     args = parser.parse_args(argv)
     if args.longer <= 0:
@@ -78,8 +77,16 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     return args
 
 
-def _train(name: str, args: argparse.Namespace, *overrides: str) -> RunDir:
-    """Train a stage by the command line; returns its run.
+def _require_all_there() -> None:
+    """Raise ConfigError for what would be missed after minutes of training."""
+    if not CONFIGS.is_dir():
+        raise ConfigError(f"there is no {CONFIGS} here: start this from the root of the project")
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ConfigError("matplotlib, which plots the losses, is missing: pip install '.[demo]'")
+
+
+def _train(name: str, args: argparse.Namespace, *overrides: str) -> Path:
+    """Train a stage by the command line; returns its run directory.
 
     Ends the script, as the command line ended, when that failed: it has said why.
     """
@@ -92,7 +99,7 @@ def _train(name: str, args: argparse.Namespace, *overrides: str) -> RunDir:
     if ended.returncode:
         raise SystemExit(ended.returncode)
     (run,) = set(Path(args.logdir).glob(f"*_{name}")) - before
-    return resume_run(str(run))
+    return run
 
 
 def _stage(name: str, args: argparse.Namespace) -> list[str]:
@@ -100,7 +107,7 @@ def _stage(name: str, args: argparse.Namespace) -> list[str]:
     path = CONFIGS / f"{name}.yaml"
     config = to_plain(load([path]))
     steps = round(config["lightning"]["trainer"]["max_steps"] * args.longer)
-    if parse_devices(args.gpus).accelerator == "cpu":
+    if _is_on_cpu(args):
         processes = min(PROCESSES, os.cpu_count() or 1)
         share = config["data"]["params"]["batch_size"] // processes
         where = ["--accelerator", "cpu", "--devices", str(processes), f"{BATCH}={share}"]
@@ -110,12 +117,22 @@ def _stage(name: str, args: argparse.Namespace) -> list[str]:
     return [*flags, *where, f"{STEPS}={steps}", f"{DECAY}={steps}"]
 
 
+def _is_on_cpu(args: argparse.Namespace) -> bool:
+    return parse_devices(args.gpus).accelerator == "cpu"
+
+
+def _drawing(run: Path, out: Path, args: argparse.Namespace) -> list[str]:
+    """The command line of drawing."""
+    device = "cpu" if _is_on_cpu(args) else "auto"
+    options = ["--steps", "20", "--scale", "1.5", "--batch-size", "64", "--precision", "bf16"]
+    return [str(run), "--out", str(out), *options, "--device", device]
+
+
 def _draw_and_score(run: Path, out: Path, args: argparse.Namespace) -> Report:
     """Draw held-out captions with the trained model, one picture of each."""
-    options = ["--out", str(out), "--steps", "20", "--scale", "1.5", "--batch-size", "64"]
     parser = sampling_parser("")
     parser.set_defaults(n=args.captions)
-    drawing = parser.parse_args([str(run), *options, "--precision", "bf16"])
+    drawing = parser.parse_args(_drawing(run, out, args))
     data = to_plain(load([CONFIGS / "ldm.yaml"]))["data"]["params"]["validation"]["params"]
     scenes = ShapesDataset(**{**data, "length": args.captions})
     captions = [scenes[index]["caption"] for index in range(len(scenes))]

@@ -1,5 +1,6 @@
 """The quickstart from end to end, a few steps long."""
 
+import importlib.util
 import os
 import re
 import subprocess
@@ -9,6 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
+from ldm.cli.sampling import run_script
+from ldm.data.shapes_verifier import Report
 from tests.cli.runs import ROOT
 
 pytestmark = pytest.mark.slow
@@ -53,3 +56,46 @@ def test_the_quickstart_says_in_one_line_what_is_wrong(tmp_path, words, message)
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.fixture
+def module(monkeypatch):
+    """The script as a module, where it is started from."""
+    monkeypatch.chdir(ROOT)
+    path = ROOT / "scripts" / "quickstart.py"
+    spec = importlib.util.spec_from_file_location("quickstart", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_missing_extra_is_an_error_before_anything_is_trained(
+    module, tmp_path, monkeypatch, caplog_ldm
+):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    logdir = tmp_path / "logs"
+    assert run_script(module.quickstart, ["--logdir", str(logdir)]) == 2
+    assert "matplotlib" in caplog_ldm.text
+    assert "pip install '.[demo]'" in caplog_ldm.text
+    assert not logdir.exists()
+
+
+def test_the_score_is_shown_whatever_becomes_of_the_plot(module, tmp_path, monkeypatch, capsys):
+    def no_plot(*_):
+        raise RuntimeError("no plot")
+
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "last.ckpt").touch()
+    report = Report(accuracy=0.5, attributes={"shape": 0.75}, count=4)
+    monkeypatch.setattr(module, "_train", lambda *_: tmp_path)
+    monkeypatch.setattr(module, "_draw_and_score", lambda *_: report)
+    monkeypatch.setattr(module, "_plot", no_plot)
+    with pytest.raises(RuntimeError, match="no plot"):
+        module.quickstart([])
+    assert "caption score: 50.0% of 4 held-out captions" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("gpus", "device"), [("cpu", "cpu"), ("0", "cpu"), ("0,", "auto")])
+def test_pictures_are_drawn_where_training_was(module, tmp_path, gpus, device):
+    words = module._drawing(tmp_path, tmp_path, module._parse(["--gpus", gpus]))
+    assert words[words.index("--device") + 1] == device
