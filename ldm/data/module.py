@@ -18,7 +18,7 @@ __all__ = ["DataModuleFromConfig", "Keyed", "collate", "default_workers"]
 
 _MAX_WORKERS = 8
 
-# keys whose arrays have another length in every sample, and stay apart even when they happen not to
+# keys whose arrays may have another length in every sample, and so stay apart in a batch
 RAGGED = frozenset({"boxes", "box_classes"})
 
 
@@ -50,10 +50,10 @@ class Keyed(Dataset[dict[str, Any]]):
 def collate(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Samples as one batch, key by key.
 
-    Arrays of one shape are stacked, uint8 staying uint8; those of `RAGGED` keys and of different
-    shapes stay a list. Numbers become a tensor (B,), except `sample_id`, which stays a list of
-    int; everything else is a list.
-    Raises ValueError when the samples have different keys.
+    Arrays are stacked, uint8 staying uint8; those of `RAGGED` keys become a list of tensors.
+    Numbers become a tensor (B,), except `sample_id`, which stays a list of int; everything else is
+    a list.
+    Raises ValueError when the samples have different keys, or arrays to stack different shapes.
     """
     names = samples[0].keys()
     for sample in samples:
@@ -64,16 +64,24 @@ def collate(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _joined(name: str, values: list[Any]) -> Any:
     first = values[0]
+    if isinstance(first, np.ndarray | torch.Tensor) and name not in RAGGED:
+        _require_one_shape(name, values)
     if isinstance(first, np.ndarray):
-        if name in RAGGED or any(value.shape != first.shape for value in values):
+        if name in RAGGED:
             return [torch.from_numpy(np.array(value)) for value in values]
         return torch.from_numpy(np.stack(values))
     if isinstance(first, torch.Tensor):
-        same = all(value.shape == first.shape for value in values)
-        return torch.stack(values) if same and name not in RAGGED else values
+        return values if name in RAGGED else torch.stack(values)
     if isinstance(first, bool | int | float | np.number) and name != "sample_id":
         return torch.tensor(values)
     return values
+
+
+def _require_one_shape(name: str, values: Sequence[Any]) -> None:
+    shapes = sorted({tuple(value.shape) for value in values})
+    if len(shapes) > 1:
+        found = ", ".join(map(str, shapes[:3])) + (", ..." if len(shapes) > 3 else "")
+        raise ValueError(f"{name}: a batch holds shapes {found}; bring them to one size")
 
 
 def default_workers(processes: int = 1) -> int:
@@ -99,13 +107,18 @@ def _adopt_classes(data: Any, classes: Sequence[str], *, path: str) -> None:
 
 
 class _Loader(DataLoader[Any]):
-    """A loader that Lightning takes for resumable, as it is: the data module keeps its place."""
+    """A loader with the methods of one that can be resumed.
+
+    Tells Lightning that it is resumable, without storing anything: `DataModuleFromConfig` keeps the
+    position.
+    """
 
     def state_dict(self) -> dict[str, Any]:
+        """Nothing."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing is stored."""
+        """Nothing is restored."""
 
 
 class DataModuleFromConfig(pl.LightningDataModule):

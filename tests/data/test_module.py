@@ -124,7 +124,8 @@ def test_collate_joins_each_kind_of_value():
             "class_label": i,
             "weight": 0.5,
             "boxes": np.zeros((2, 4), np.float32),
-            "ragged": np.zeros(1 + i),
+            "box_classes": np.zeros(1 + i, np.int64),
+            "points": [0.5] * (1 + i),
             "sample_id": i,
         }
         for i in range(2)
@@ -138,7 +139,8 @@ def test_collate_joins_each_kind_of_value():
     assert batch["class_label"].dtype == torch.int64
     assert batch["weight"].dtype == torch.float32
     assert [boxes.shape for boxes in batch["boxes"]] == [(2, 4), (2, 4)]
-    assert [len(each) for each in batch["ragged"]] == [1, 2]
+    assert [len(each) for each in batch["box_classes"]] == [1, 2]
+    assert batch["points"] == [[0.5], [0.5, 0.5]]
     assert batch["sample_id"] == [0, 1]
     assert {type(i) for i in batch["sample_id"]} == {int}
 
@@ -150,6 +152,14 @@ def test_collate_takes_read_only_arrays():
     batch["image"].add_(1)
     batch["boxes"][0].add_(1)
     assert image.sum() == 0
+
+
+@pytest.mark.parametrize("kind", [np.zeros, torch.zeros])
+def test_collate_refuses_arrays_of_different_shapes(kind):
+    sizes = [(8, 6, 3), (8, 8, 3), (8, 6, 3)]
+    expected = r"^image: a batch holds shapes \(8, 6, 3\), \(8, 8, 3\); bring them to one size$"
+    with pytest.raises(ValueError, match=expected):
+        collate([{"image": kind(size), "boxes": kind((1, 4))} for size in sizes])
 
 
 def test_collate_refuses_samples_with_other_keys():
