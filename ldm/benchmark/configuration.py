@@ -14,6 +14,7 @@ from ldm.conditioning.base import Embedder, Slot
 from ldm.conditioning.conditioner import Part
 from ldm.config import (
     ConfigError,
+    check,
     instantiate_model,
     load,
     model_block,
@@ -75,11 +76,13 @@ class Shapes:
 def measured_block(path: str | Path, overrides: Sequence[str] = ()) -> Block:
     """The block `model` of a configuration file, no checkpoint named in it.
 
-    Raises ConfigError for a file that cannot be read, and when there is no such block.
+    Raises ConfigError for a file that cannot be read, when there is no such block, and for what is
+    wrong in it.
     """
     config = load([path], overrides)
     with with_key(str(path)):
         block: Block = without_checkpoints(model_block(config))
+        check({"model": block})
     return {**block, "params": block.get("params") or {}}
 
 

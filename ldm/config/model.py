@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
 from ldm.config.construct import Built, instantiate_from_config, to_plain
 from ldm.config.errors import ConfigError
 
@@ -14,13 +17,25 @@ __all__ = ["instantiate_model", "model_block", "without_checkpoints"]
 def model_block(config: object) -> dict[str, Any]:
     """The block `model`, plain, of a configuration as `load` returns it.
 
-    Raises ConfigError when there is none, and for an interpolation that leads nowhere.
+    Values that other blocks still need are not asked for.
+    Raises ConfigError when there is none, and for an interpolation in it that leads nowhere.
     """
-    plain = to_plain(config)
+    plain = _with_plain_model(config)
     block = plain.get("model") if isinstance(plain, Mapping) else None
     if not isinstance(block, Mapping):
         raise ConfigError("there is no `model:` block")
     return dict(block)
+
+
+def _with_plain_model(config: object) -> Built:
+    if not isinstance(config, DictConfig):
+        return to_plain(config)
+    try:
+        block = config.get("model")
+        is_config = isinstance(block, DictConfig)
+        return {"model": OmegaConf.to_container(block, resolve=True) if is_config else block}
+    except OmegaConfBaseException:
+        return to_plain(config)  # fails, too, and says what the user is to do
 
 
 def instantiate_model(block: Mapping[str, Any]) -> Built:

@@ -28,6 +28,15 @@ def test_an_interpolation_that_leads_nowhere_is_refused():
         model_block(OmegaConf.create({"model": "${nowhere}"}))
 
 
+def test_values_that_other_blocks_need_are_not_asked_for():
+    data = {"train": "???", "validation": "${data.train}"}
+    config = OmegaConf.create({"data": data, "model": {"target": RECORDER}})
+    assert model_block(config) == {"target": RECORDER}
+    config.model.params = {"x": "${data.train}"}
+    with pytest.raises(ConfigError, match=r"^data\.train: a value is needed here"):
+        model_block(config)
+
+
 def test_a_model_is_built_without_the_rates_beside_its_target():
     made = instantiate_model({"base_learning_rate": 1e-4, "target": RECORDER, "params": {"x": 3}})
     assert made.params == {"x": 3}
