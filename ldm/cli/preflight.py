@@ -101,8 +101,8 @@ def _first_sample(data: Any) -> tuple[str, Mapping[str, Any]]:
     sample = data.datasets[split][0]
     if not isinstance(sample, Mapping):
         raise ConfigError(
-            f"{origin}: an example is of type {type(sample).__name__}; expected a mapping of names to "
-            "values, such as {'image': ..., 'class_label': ...}"
+            f"{origin}: an example is of type {type(sample).__name__}; expected a mapping of names "
+            "to values, such as {'image': ..., 'class_label': ...}"
         )
     return origin, sample
 
