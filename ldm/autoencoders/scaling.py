@@ -8,8 +8,9 @@ sees them, so that the noise schedule meets the signal it was made for.
 from __future__ import annotations
 
 import torch
-import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, distributed
+
+from ldm.ranks import world_size
 
 __all__ = ["LatentMoments", "unit_std_scale"]
 
@@ -34,10 +35,10 @@ class LatentMoments:
 
     def synchronize(self) -> None:
         """Add up the counts of all ranks; without other ranks nothing happens."""
-        if not (dist.is_available() and dist.is_initialized()):
+        if world_size() == 1:
             return
         packed = torch.cat([self._all_sums().flatten(), self._all_sums().new_tensor([self.count])])
-        dist.all_reduce(packed)
+        distributed.all_reduce(packed)
         self._sums = packed[:-1].reshape(2, -1)
         self.count = int(packed[-1])
 

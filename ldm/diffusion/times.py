@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from ldm.diffusion.schedule import Schedule, VarianceExploding
+from ldm.ranks import world_size
 
 __all__ = [
     "LogNormal",
@@ -197,8 +198,9 @@ def _time_at(position: Tensor, schedule: Schedule) -> Tensor:
 
 def _gathered(values: Tensor) -> Tensor:
     """Values (B,) of all ranks, in rank order."""
-    if not (distributed.is_available() and distributed.is_initialized()):
+    size = world_size()
+    if size == 1:
         return values
-    parts = [torch.empty_like(values) for _ in range(distributed.get_world_size())]
+    parts = [torch.empty_like(values) for _ in range(size)]
     distributed.all_gather(parts, values.contiguous())
     return torch.cat(parts)

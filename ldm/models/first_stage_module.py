@@ -35,9 +35,9 @@ from ldm.models.optim import (
     build_optimizer,
     clip_gradients,
     mean_over_ranks,
-    world_size,
 )
 from ldm.nets.autoencoder import Decoder, Encoder
+from ldm.ranks import world_size
 from ldm.tensor import mean_flat, to_image_tensor
 
 __all__ = ["FirstStageModule"]

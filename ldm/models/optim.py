@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from ldm.config import ConfigError, instantiate_from_config, locate, to_plain
+from ldm.ranks import world_size
 
 __all__ = [
     "average_gradients",
@@ -21,7 +22,6 @@ __all__ = [
     "clip_gradients",
     "mean_over_ranks",
     "scaled_learning_rate",
-    "world_size",
 ]
 
 BUCKET_ELEMENTS = 2**24  # 64 MiB of float32: a few large messages instead of hundreds of small ones
@@ -103,11 +103,6 @@ def clip_gradients(
         torch.nn.utils.clip_grad_value_(parameters, value)
     else:
         raise ConfigError(f"gradient_clip_algorithm={algorithm!r}: expected 'norm' or 'value'")
-
-
-def world_size() -> int:
-    """Number of processes that train together, 1 without a process group."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 @torch.no_grad()

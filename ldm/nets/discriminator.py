@@ -5,22 +5,17 @@ from __future__ import annotations
 from typing import Any, cast
 
 import torch
-import torch.distributed
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
+
+from ldm.ranks import world_size
 
 __all__ = ["ActNorm", "NLayerDiscriminator", "SyncedBatchNorm2d"]
 
 
-def _world_size() -> int:
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_world_size()
-    return 1
-
-
 def _sum_over_ranks(value: Tensor) -> Tensor:
     """The sum over all processes, with a gradient; the value itself when there is one."""
-    if _world_size() == 1:
+    if world_size() == 1:
         return value
     return cast("Tensor", all_reduce(value))  # type: ignore[no-untyped-call]
 
@@ -50,7 +45,7 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, C, H, W). Returns the same shape."""
-        if not self.training or _world_size() == 1:
+        if not self.training or world_size() == 1:
             return super().forward(x)
         mean, var, count = _moments(x.float())
         self._track(mean.detach(), (var * count / (count - 1)).detach())
