@@ -11,7 +11,7 @@ from ldm.conditioning.conditioner import Conditioner, Part
 from ldm.conditioning.hybrid import HybridConditioner
 from ldm.conditioning.labels import ClassEmbedder
 from ldm.conditioning.spatial import Method, SpatialRescaler
-from ldm.config import ConfigError, instantiate_from_config
+from ldm.config import ConfigError, check
 from ldm.diffusion.draws import KeyedDraws
 
 MAP = torch.rand(2, 8, 8, 3) * 2 - 1
@@ -84,9 +84,9 @@ def test_a_method_for_other_than_maps_is_refused(method):
         "target": "ldm.conditioning.spatial.SpatialRescaler",
         "params": {"method": method},
     }
-    message = rf"cond\.params\.method: expected 'nearest' or .*, got '{method}'"
+    message = rf"model\.params\.method: expected 'nearest' or .*, got '{method}'"
     with pytest.raises(ConfigError, match=message):
-        instantiate_from_config(config, path="cond")
+        check({"model": config})
 
 
 # dropout
