@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ldm.conditioning.labels import ClassEmbedder
-from ldm.config import ConfigError, did_you_mean, instantiate_from_config
+from ldm.config import ConfigError, did_you_mean, instantiate_model
 from ldm.config.signature import parameter_problems
 from ldm.io.checkpoint import compare, load_state
 from ldm.io.unpickle import unpickle
@@ -42,9 +42,8 @@ def preflight(
     channels, and pictures that the model cannot make.
     Raises ConfigError.
     """
-    target = {key: block[key] for key in ("target", "params") if key in block}
     with torch.device("meta"), _only_warnings():
-        model = instantiate_from_config(target, path="model")
+        model = instantiate_model(block)
     model.to("meta")  # checkpoints brought real weights, of which only the shapes matter here
     origin, sample = _first_sample(data)
     needed = _needed(model)

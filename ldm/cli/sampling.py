@@ -18,7 +18,16 @@ from torchvision.utils import make_grid
 from tqdm import tqdm
 
 from ldm.cli.rundir import RunDir, checkpoint_of, run_of
-from ldm.config import ConfigError, check, instantiate_from_config, load, to_plain, trust
+from ldm.config import (
+    ConfigError,
+    check,
+    instantiate_model,
+    load,
+    model_block,
+    trust,
+    with_key,
+    without_checkpoints,
+)
 from ldm.data.listing import utf8_text
 from ldm.evaluation.drawing import draw
 from ldm.log import log
@@ -109,14 +118,13 @@ def load_model(args: argparse.Namespace) -> Any:
     for package in args.trust:
         trust(package)
     checkpoint, files = _files(args)
-    config = to_plain(load(files))
-    if not isinstance(config.get("model"), Mapping):
-        raise ConfigError(f"{files[-1]}: there is no `model:` block")
-    check({"model": config["model"]})
-    block = {key: config["model"][key] for key in ("target", "params") if key in config["model"]}
-    block["params"] = _without_checkpoints(block.get("params") or {})
+    config = load(files)
+    with with_key(str(files[-1])):
+        block = model_block(config)
+    check({"model": block})
     device = _device(args.device)
-    model = instantiate_from_config(block, path="model")
+    # the run's checkpoint holds the weights of all parts
+    model = instantiate_model(without_checkpoints(block))
     if not hasattr(model, "sample"):
         raise ConfigError(
             f"{args.run}: holds a {type(model).__name__}, a first stage, which draws nothing by "
@@ -141,13 +149,6 @@ def _files(args: argparse.Namespace) -> tuple[Path, list[Path]]:
             f"{args.run}: lies in no run with configs/*-project.yaml; give --config YAML"
         )
     return checkpoint, files
-
-
-def _without_checkpoints(value: Any) -> Any:
-    """The parameters without checkpoints to start from: the run's own holds everything."""
-    if isinstance(value, Mapping):
-        return {k: _without_checkpoints(v) for k, v in value.items() if k != "ckpt_path"}
-    return [_without_checkpoints(each) for each in value] if isinstance(value, list) else value
 
 
 def _device(name: str) -> torch.device:

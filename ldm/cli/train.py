@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ldm.cli.arguments import Arguments, parse
 from ldm.cli.rundir import RunDir, checkpoint_of, new_run, resume_run, taken_back_on_error
 from ldm.cli.settings import settings
-from ldm.config import ConfigError, check, instantiate_from_config, trust
+from ldm.config import ConfigError, check, instantiate_from_config, instantiate_model, trust
 from ldm.log import log
 from ldm.memory import keep_freed_memory
 
@@ -133,9 +133,7 @@ def _model(block: Mapping[str, Any], options: dict[str, Any], seed: int) -> Any:
     """The model, told what the command line knows; takes from `options` what is its own doing."""
     import torch
 
-    model = instantiate_from_config(
-        {key: block[key] for key in ("target", "params") if key in block}, path="model"
-    )
+    model = instantiate_model(block)
     model.seed = seed
     if not model.automatic_optimization:
         # several optimizers: Lightning leaves these to the model
