@@ -95,9 +95,13 @@ def _train(name: str, args: argparse.Namespace, *overrides: str) -> Path:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     before = set(Path(args.logdir).glob("*"))
     command = [sys.executable, "main.py", *_stage(name, args), *overrides]
-    ended = subprocess.run(command, env=environment, check=False)
-    if ended.returncode:
-        raise SystemExit(ended.returncode)
+    with subprocess.Popen(command, env=environment) as training:
+        try:
+            code = training.wait()
+        except KeyboardInterrupt:
+            code = training.wait()  # Ctrl-C has reached it, too: it saves and ends
+    if code:
+        raise SystemExit(code)
     (run,) = set(Path(args.logdir).glob(f"*_{name}")) - before
     return run
 
