@@ -192,14 +192,17 @@ class LastCheckpoint(pl.Callback):
             counts |= dict.fromkeys(("ready", "started", "processed", "completed"), whole)
 
     def _listen(self) -> None:
+        self._listener = os.getpid()
         for number in SIGNALS:
             signal.signal(number, self._remember)
 
     def _remember(self, number: int, _frame: FrameType | None) -> None:
+        if os.getpid() != self._listener:
+            return  # a loader's process, which has inherited this: its training process ends it
         self._asked[number] = True
         if number == signal.SIGINT:
             signal.signal(number, signal.default_int_handler)
-            log.warning("stopping after this step; Ctrl-C again stops at once")
+            log.info("stopping after this step; Ctrl-C again stops at once")
 
     def _answer_signals(self, trainer: pl.Trainer, count: int) -> None:
         """Do what was asked for; with several processes, on every `agree_every`-th count."""
@@ -209,7 +212,7 @@ class LastCheckpoint(pl.Callback):
             if self._agreed(trainer, number):
                 self._save(trainer)
                 name = signal.Signals(number).name
-                log.warning(
+                log.info(
                     "%s: saved %s and stopped at step %d", name, self.path, trainer.global_step
                 )
                 raise Stopped(number)

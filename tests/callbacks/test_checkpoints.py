@@ -1,5 +1,6 @@
 import os
 import pickle
+import signal
 import subprocess
 import sys
 
@@ -7,7 +8,12 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from ldm.callbacks.checkpoints import AtomicCheckpointIO, MonitorCheck
+from ldm.callbacks.checkpoints import (
+    AtomicCheckpointIO,
+    LastCheckpoint,
+    MonitorCheck,
+    signals_restored,
+)
 from ldm.config import ConfigError
 
 
@@ -97,3 +103,19 @@ def test_a_monitored_metric_that_is_not_reported_is_an_error_before_training(tra
 def test_it_is_an_error_after_the_first_validation_where_there_was_none_before(trainer):
     with pytest.raises(ConfigError, match="'val/los'; did you mean 'val/loss'"):
         MonitorCheck("val/los").on_validation_end(trainer, Validated())
+
+
+def test_a_process_that_inherits_the_listening_leaves_signals_to_the_one_that_trains(
+    tmp_path, monkeypatch, caplog_ldm
+):
+    last = LastCheckpoint(tmp_path)
+    with signals_restored():
+        last._listen()
+        monkeypatch.setattr(os, "getpid", lambda: -1)  # as in a loader's process
+        signal.raise_signal(signal.SIGINT)
+        assert not last._asked[signal.SIGINT]
+        assert caplog_ldm.text == ""
+        monkeypatch.undo()
+        signal.raise_signal(signal.SIGINT)
+        assert last._asked[signal.SIGINT]
+        assert "Ctrl-C again stops at once" in caplog_ldm.text
