@@ -111,11 +111,11 @@ def test_a_process_that_inherits_the_listening_leaves_signals_to_the_one_that_tr
     last = LastCheckpoint(tmp_path)
     with signals_restored():
         last._listen()
-        monkeypatch.setattr(os, "getpid", lambda: -1)  # as in a loader's process
-        signal.raise_signal(signal.SIGINT)
+        with monkeypatch.context() as loader:
+            loader.setattr(os, "getpid", lambda: -1)
+            signal.raise_signal(signal.SIGINT)
         assert not last._asked[signal.SIGINT]
         assert caplog_ldm.text == ""
-        monkeypatch.undo()
         signal.raise_signal(signal.SIGINT)
         assert last._asked[signal.SIGINT]
         assert "Ctrl-C again stops at once" in caplog_ldm.text
