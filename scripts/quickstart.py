@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
 from ldm.cli.arguments import parse_devices
@@ -48,6 +49,9 @@ def quickstart(argv: Sequence[str]) -> None:
     """Train the first stage, then the second on its latents; draw, score and plot."""
     args = _parse(argv)
     _require_all_there()
+    # networks this small gain little from threads, and threads that wait for each other stand
+    # still as soon as something else runs on one of the cores
+    torch.set_num_threads(1)
     out, start = Path(args.logdir), time.monotonic()
     first = _train("autoencoder", args)
     weights = checkpoint_of(str(first))
@@ -90,8 +94,6 @@ def _train(name: str, args: argparse.Namespace, *overrides: str) -> Path:
 
     Ends the script, as the command line ended, when that failed: it has said why.
     """
-    # networks this small gain little from threads, and threads that wait for each other stand
-    # still as soon as something else runs on one of the cores
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     before = set(Path(args.logdir).glob("*"))
     command = [sys.executable, "main.py", *_stage(name, args), *overrides]

@@ -29,11 +29,11 @@ def quickstart(*words):
 
 
 def test_the_quickstart_trains_both_stages_draws_and_scores(tmp_path):
-    done = quickstart("--longer", 0.05, "--captions", 6, "--logdir", tmp_path)
+    done = quickstart("--longer", 0.06, "--captions", 6, "--logdir", tmp_path)
     assert done.returncode == 0, done.stderr
     assert re.search(r"caption score: \d+\.\d% of 6 held-out captions", done.stdout)
     first, second = sorted(tmp_path.glob("20*"), key=lambda run: run.name.endswith("_ldm"))
-    for run, steps in ((first, 130), (second, 60)):
+    for run, steps in ((first, 138), (second, 60)):
         last = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
         assert last["global_step"] == steps
     assert len(list((tmp_path / "samples").glob("0*.png"))) == 6
