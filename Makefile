@@ -14,7 +14,7 @@ $(VENV)/installed: setup.py
 	$(PY) -m pip install --quiet -e '.[dev,demo]'
 	touch $@
 
-quickstart: $(VENV)/installed ## Train both stages on drawn scenes, sample, score: eight minutes on two cores
+quickstart: $(VENV)/installed ## Train both stages on drawn scenes, sample, score: eight to ten minutes on two cores
 	$(PY) scripts/quickstart.py
 
 # one process per core, of which four are enough: each test runs on one thread

@@ -1,6 +1,6 @@
 """From nothing to captions drawn: train both stages on drawn scenes, then score what they draw.
 
-python scripts/quickstart.py                 # eight minutes on two CPU cores
+python scripts/quickstart.py                 # eight to ten minutes on two CPU cores
 python scripts/quickstart.py --longer 1.5    # more optimizer steps, a better score
 
 Each stage is trained by main.py, on two CPU cores by two processes with half of a batch each.

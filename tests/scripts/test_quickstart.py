@@ -33,7 +33,7 @@ def test_the_quickstart_trains_both_stages_draws_and_scores(tmp_path):
     assert done.returncode == 0, done.stderr
     assert re.search(r"caption score: \d+\.\d% of 6 held-out captions", done.stdout)
     first, second = sorted(tmp_path.glob("20*"), key=lambda run: run.name.endswith("_ldm"))
-    for run, steps in ((first, 138), (second, 60)):
+    for run, steps in ((first, 156), (second, 72)):
         last = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
         assert last["global_step"] == steps
     assert len(list((tmp_path / "samples").glob("0*.png"))) == 6
