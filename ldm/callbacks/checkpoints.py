@@ -93,8 +93,9 @@ class LastCheckpoint(pl.Callback):
 
     directory: where the file goes.
     every_n_steps: optimizer steps between two writes.
-    agree_every: with several processes, steps between two agreements on a signal; an agreement
-        makes the processes wait for each other and for their devices.
+    agree_every: with several processes on devices, steps between two agreements on a signal; an
+        agreement makes the processes wait for each other and for their devices. On CPUs they agree
+        after each step.
     """
 
     def __init__(
@@ -202,11 +203,12 @@ class LastCheckpoint(pl.Callback):
         self._asked[number] = True
         if number == signal.SIGINT:
             signal.signal(number, signal.default_int_handler)
-            log.info("stopping after this step; Ctrl-C again stops at once")
+            log.info("stopping after the step; Ctrl-C again stops at once")
 
     def _answer_signals(self, trainer: pl.Trainer, count: int) -> None:
-        """Do what was asked for; with several processes, on every `agree_every`-th count."""
-        if trainer.world_size > 1 and count % self.agree_every:
+        """Do what was asked for; with several processes on devices, on some counts only."""
+        has_queue = trainer.strategy.root_device.type != "cpu"  # which an agreement would drain
+        if trainer.world_size > 1 and has_queue and count % self.agree_every:
             return
         for number in (signal.SIGTERM, signal.SIGINT):
             if self._agreed(trainer, number):

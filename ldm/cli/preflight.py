@@ -138,7 +138,8 @@ def _check_resumable(model: Any, path: Path) -> None:
     if not report.is_exact:
         raise ConfigError(
             f"{path} is of another model than the {type(model).__name__} configured: {report}\n"
-            f"  to start a new run from what fits: model.params.ckpt_path={path}"
+            f"  to start a new run from a part of it: model.params.ckpt_path={path}, and in "
+            "model.params.ignore_keys how the names of all others begin"
         )
     if missing := {"optimizer_states", "loops"} - unpickle(path).keys():
         raise ConfigError(

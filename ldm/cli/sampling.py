@@ -107,6 +107,8 @@ def check_flags(args: argparse.Namespace) -> None:
         if given is not None and given < least:
             flag = name.replace("_", "-")
             raise ConfigError(f"--{flag} {given}: expected {least} or more")
+    if args.eta is not None and args.eta > 1:
+        raise ConfigError(f"--eta {args.eta}: expected 0 to 1")
 
 
 def load_model(args: argparse.Namespace) -> Any:

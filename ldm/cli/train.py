@@ -115,6 +115,7 @@ def _run(
     record = RunRecord(run.configs, run.now, config)
     monitor = model.monitor if data.has_validation else None
     trainer = build_trainer(options, config["lightning"], run, monitor=monitor, record=record)
+    _check_validation(options, data, trainer.world_size)
     model.learning_rate = _learning_rate(config["model"], data.batch_size, trainer, model)
     if args.compile:
         model.compile_networks()
@@ -127,6 +128,23 @@ def _run(
             traceback.print_exc()
             pdb.post_mortem()
         raise
+
+
+def _check_validation(options: Mapping[str, Any], data: Any, processes: int) -> None:
+    """A count of batches between validations within an epoch must be one that an epoch has."""
+    every = options.get("val_check_interval")
+    if not isinstance(every, int) or isinstance(every, bool) or "train" not in data.datasets:
+        return
+    if every < 1:
+        raise ConfigError(f"lightning.trainer.val_check_interval: {every}; expected 1 or more")
+    counts_over_epochs = options.get("check_val_every_n_epoch", 1) is None
+    batches = max(len(data.datasets["train"]) // (data.batch_size * processes), 1)
+    if data.has_validation and not counts_over_epochs and every > batches:
+        raise ConfigError(
+            f"lightning.trainer.val_check_interval: {every}, but an epoch has {batches} batches; "
+            "expected at most these, or check_val_every_n_epoch: null, with which they are counted "
+            "over epochs"
+        )
 
 
 def _model(block: Mapping[str, Any], options: dict[str, Any], seed: int) -> Any:

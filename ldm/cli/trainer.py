@@ -93,7 +93,11 @@ def trainer_options(block: Mapping[str, Any]) -> dict[str, Any]:
         options.setdefault("benchmark", True)  # images are of one size
     if not {"max_steps", "max_epochs", "max_time"} & options.keys():
         options["max_epochs"] = 1000  # Lightning's choice, which it would warn about
-    for name, least in (("accumulate_grad_batches", 1), ("gradient_clip_val", 0)):
+    for name, least in (
+        ("accumulate_grad_batches", 1),
+        ("gradient_clip_val", 0),
+        ("log_every_n_steps", 1),
+    ):
         if options.get(name) is not None and options[name] < least:
             raise ConfigError(
                 f"lightning.trainer.{name}: {options[name]}; expected {least} or more"

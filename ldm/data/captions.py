@@ -68,7 +68,7 @@ class Captions:
         lines = self._table.get(name, [])
         stem = name.rpartition(".")[0]
         if not lines and stem in self._beside:
-            text = (self._root / f"{stem}.txt").read_text(encoding="utf-8", errors="replace")
+            text = (self._root / f"{stem}.txt").read_text(encoding="utf-8-sig", errors="replace")
             lines = [line.strip() for line in text.splitlines() if line.strip()]
         return lines or [""]
 

@@ -143,6 +143,8 @@ def test_eta_is_checked_where_it_is_given():
     check_flags(parser.parse_args(["run"]))
     with pytest.raises(ConfigError, match=r"--eta -1\.0: expected 0 or more"):
         check_flags(parser.parse_args(["run", "--eta", "-1"]))
+    with pytest.raises(ConfigError, match=r"--eta 2\.0: expected 0 to 1"):
+        check_flags(parser.parse_args(["run", "--eta", "2"]))
 
 
 def test_captions_of_a_file_are_utf8_with_or_without_a_mark(tmp_path):

@@ -341,6 +341,8 @@ def test_a_learned_log_variance_needs_integer_times():
 
 
 def test_a_scale_is_given_or_measured_but_not_both():
+    with pytest.raises(ConfigError, match=r"scale_factor: 0\.0; expected more than 0"):
+        LatentDiffusion(**parameters(scale_factor=0))
     with pytest.raises(ConfigError, match=r"scale_factor: 0\.5, but scale_by_std measures it"):
         LatentDiffusion(**parameters(scale_factor=0.5, scale_by_std=True))
 

@@ -334,6 +334,8 @@ class LatentDiffusion(DDPM):
         self.scale_by_std = config.get("scale_by_std", False)
         # a checkpoint of a whole model brings the scale that its network was trained at
         self._is_restored = bool(config.get("ckpt_path")) and not config.get("load_only_unet")
+        if factor <= 0:
+            raise ConfigError(f"scale_factor: {factor}; expected more than 0")
         if not self.scale_by_std:
             self.scale_factor = factor
             return
