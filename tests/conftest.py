@@ -10,6 +10,14 @@ from ldm.log import log
 torch.set_num_threads(1)
 
 
+def pytest_collection_modifyitems(items):
+    """Tests marked `gpu` run where there is one."""
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
 @pytest.fixture
 def caplog_ldm(caplog, monkeypatch):
     """What the package logged; its logger keeps its messages to itself otherwise."""

@@ -55,7 +55,6 @@ def test_a_tensor_on_its_device_is_sent_nowhere():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_tensor_is_sent_to_a_gpu_without_waiting_for_it():
     torch.cuda.set_sync_debug_mode("error")
     try:

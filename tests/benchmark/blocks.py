@@ -1,5 +1,7 @@
 """Blocks `model` of the smallest networks that the benchmark can measure."""
 
+from tests.models.first_stages import NETWORK
+
 UNET = {
     "target": "ldm.nets.unet.UNetModel",
     "params": {
@@ -40,16 +42,7 @@ FIRST_STAGE = {
     "target": "ldm.models.autoencoder.AutoencoderKL",
     "params": {
         "embed_dim": 4,
-        "ddconfig": {
-            "z_channels": 4,
-            "resolution": 16,
-            "in_channels": 3,
-            "out_ch": 3,
-            "ch": 32,
-            "ch_mult": [1, 2],
-            "num_res_blocks": 1,
-            "attn_resolutions": [],
-        },
+        "ddconfig": {**NETWORK, "z_channels": 4},
         "lossconfig": {
             "target": "ldm.losses.autoencoder.LPIPSWithDiscriminator",
             "params": {"disc_start": 5, "disc_num_layers": 1, "perceptual_weight": 0},

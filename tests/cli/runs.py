@@ -9,21 +9,12 @@ from typing import Any
 
 import yaml
 
+from tests.models.first_stages import NETWORK
+
 ROOT = Path(__file__).parents[2]
 MAIN = ROOT / "main.py"
 
-_DDCONFIG = {
-    "double_z": True,
-    "z_channels": 4,
-    "resolution": 16,
-    "in_channels": 3,
-    "out_ch": 3,
-    "ch": 32,
-    "ch_mult": [1, 2],
-    "num_res_blocks": 1,
-    "attn_resolutions": [],
-    "dropout": 0.1,
-}
+_DDCONFIG = {**NETWORK, "double_z": True, "z_channels": 4, "dropout": 0.1}
 _SHAPES = "ldm.data.shapes.ShapesDataset"
 _DATA = {
     "target": "ldm.data.module.DataModuleFromConfig",

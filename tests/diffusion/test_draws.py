@@ -79,7 +79,6 @@ def test_noise_like_a_tensor_has_its_shape_and_type():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_noise_made_on_the_cpu_reaches_a_gpu_without_waiting_for_it():
     draws, x = KeyedDraws(KEYS, seed=1), torch.zeros(5, 2, 3, device="cuda")
     torch.cuda.set_sync_debug_mode("error")

@@ -11,7 +11,7 @@ from ldm.config import ConfigError, instantiate_from_config
 from ldm.data.module import collate
 from ldm.models.diffusion.assemble import LatentDiffusionConfig, assemble
 from ldm.models.diffusion.ddpm import DDPM, LatentDiffusion
-from tests.models.first_stages import Images
+from tests.models.first_stages import NETWORK, Images
 from tests.reference import fill
 
 ON_META = torch.device("meta")
@@ -27,17 +27,7 @@ UNET = {
     "num_heads": 2,
 }
 ATTENDING = {"use_spatial_transformer": True, "context_dim": 8}
-FIRST_STAGE = {
-    "z_channels": 3,
-    "resolution": 8,
-    "in_channels": 3,
-    "out_ch": 3,
-    "ch": 32,
-    "ch_mult": [1, 2],
-    "num_res_blocks": 1,
-    "attn_resolutions": [],
-    "dropout": 0.0,
-}
+FIRST_STAGE = {**NETWORK, "resolution": 8}
 
 
 def unet(**changes):
