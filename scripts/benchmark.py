@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from ldm.benchmark.configuration import is_first_stage, measured_block, without_weights
 from ldm.benchmark.report import machine, rows, sampler_line, table
 from ldm.benchmark.setting import Setting
-from ldm.cli.sampling import run_script
+from ldm.cli.exits import exit_code
 
 
 def benchmark(argv: Sequence[str]) -> None:
@@ -85,4 +85,4 @@ def _positive(text: str) -> int:
 
 if __name__ == "__main__":
     warnings.filterwarnings("ignore", category=FutureWarning)  # diffusers' own
-    sys.exit(run_script(benchmark))
+    sys.exit(exit_code(benchmark))

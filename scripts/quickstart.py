@@ -24,12 +24,12 @@ import torch
 from PIL import Image
 
 from ldm.cli.arguments import parse_devices
+from ldm.cli.exits import exit_code
 from ldm.cli.rundir import checkpoint_of
 from ldm.cli.sampling import (
     caption_entries,
     draw_and_write,
     load_model,
-    run_script,
     sampling_parser,
 )
 from ldm.config import ConfigError, load, to_plain
@@ -171,4 +171,4 @@ def _summary(report: Report) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(run_script(quickstart))
+    sys.exit(exit_code(quickstart))

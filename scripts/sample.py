@@ -9,7 +9,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from ldm.cli.sampling import draw_and_write, label_entries, load_model, run_script, sampling_parser
+from ldm.cli.exits import exit_code
+from ldm.cli.sampling import draw_and_write, label_entries, load_model, sampling_parser
 
 
 def sample(argv: Sequence[str]) -> None:
@@ -25,4 +26,4 @@ def sample(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_script(sample))
+    sys.exit(exit_code(sample))

@@ -9,12 +9,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from ldm.cli.exits import exit_code
 from ldm.cli.sampling import (
     caption_entries,
     draw_and_write,
     load_model,
     read_captions,
-    run_script,
     sampling_parser,
 )
 
@@ -34,4 +34,4 @@ def txt2img(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_script(txt2img))
+    sys.exit(exit_code(txt2img))

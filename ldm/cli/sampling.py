@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,13 +42,10 @@ __all__ = [
     "label_entries",
     "load_model",
     "read_captions",
-    "run_script",
     "sampling_parser",
     "sheet",
 ]
 
-EXIT_CONFIG = 2
-EXIT_INTERRUPTED = 130  # 128 + SIGINT
 GRID_LIMIT = 64  # images on a grid
 
 Script = Literal["scripts/sample.py", "scripts/txt2img.py"]
@@ -86,18 +82,6 @@ def sampling_parser(description: str) -> argparse.ArgumentParser:
     add("--device", default="auto", help="cpu, cuda, cuda:1, ...")
     add("--trust", action="append", default=[], metavar="PACKAGE", help="see main.py --help")
     return parser
-
-
-def run_script(script: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> int:
-    """Run a script's function; what the user got wrong is one line and exit code 2, Ctrl-C 130."""
-    try:
-        script(sys.argv[1:] if argv is None else argv)
-    except ConfigError as error:
-        log.error("error: %s", error)
-        return EXIT_CONFIG
-    except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
-    return 0
 
 
 def check_flags(args: argparse.Namespace) -> None:

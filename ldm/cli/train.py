@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pdb
-import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ldm.cli.arguments import Arguments, parse
+from ldm.cli.exits import exit_code
 from ldm.cli.rundir import RunDir, checkpoint_of, new_run, resume_run, taken_back_on_error
 from ldm.cli.settings import settings
 from ldm.config import ConfigError, check, instantiate_from_config, instantiate_model, trust
@@ -21,26 +21,12 @@ if TYPE_CHECKING:
 
 __all__ = ["main", "train"]
 
-EXIT_CONFIG = 2  # what the user wrote is wrong; nothing was done
-EXIT_INTERRUPTED = 130  # 128 + SIGINT
 HIGH_RATE = 1e-3  # learning rates above it get a warning
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the training command; returns the process's exit code."""
-    try:
-        train(sys.argv[1:] if argv is None else argv)
-    except ConfigError as error:
-        log.error("error: %s", error)
-        return EXIT_CONFIG
-    except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
-    except SystemExit as end:
-        # Lightning ends the process with 1 when an interrupt reached it
-        if isinstance(end.__context__, KeyboardInterrupt):
-            return EXIT_INTERRUPTED
-        raise
-    return 0
+    return exit_code(train, argv)
 
 
 def train(argv: Sequence[str]) -> RunDir:

@@ -85,14 +85,18 @@ def to_plain(value: object) -> Built:
 
 
 def _still_to_give(config: DictConfig | ListConfig) -> list[str]:
-    """Keys whose value is `???`, without those that only refer to one."""
+    """Keys, in the whole of which this is a part, that are `???` and do not only refer to one."""
+    whole: Any = config._get_root()
 
     def refers(key: str) -> bool:
         parent, _, name = key.rpartition(".")
-        holder = OmegaConf.select(config, parent) if parent else config
-        return OmegaConf.is_interpolation(holder, name)
+        holder = OmegaConf.select(whole, parent) if parent else whole
+        return OmegaConf.is_interpolation(
+            holder, int(name) if isinstance(holder, ListConfig) else name
+        )
 
-    return [key for key in sorted(OmegaConf.missing_keys(config)) if not refers(key)]
+    keys = {re.sub(r"\[(\d+)\]", r".\1", key) for key in OmegaConf.missing_keys(whole)}
+    return [key for key in sorted(keys) if not refers(key)]
 
 
 def _call(target: str, params: Mapping[str, Any], path: str, given: Mapping[str, Any]) -> Built:

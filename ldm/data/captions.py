@@ -6,6 +6,7 @@ columns `file_name` (relative to the folder) and `text`.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
@@ -34,11 +35,13 @@ class Captions:
     """The captions of images, by their name relative to the folder.
 
     Texts of a table are held; a `.txt` is read when asked for. Several lines of a `.txt`, or
-    several rows of a table for one image, are alternatives.
+    several rows of a table for one image, are alternatives. A `.txt` that is neither UTF-8 nor
+    marked as UTF-16 is taken for Windows-1252, which is said once.
     """
 
     def __init__(self, root: Path, table: Mapping[str, list[str]], beside: frozenset[str]) -> None:
         self._root, self._table, self._beside = root, table, beside
+        self._has_warned = False
 
     @classmethod
     def find(cls, root: Path, names: list[str], texts: set[str]) -> Captions | None:
@@ -68,9 +71,21 @@ class Captions:
         lines = self._table.get(name, [])
         stem = name.rpartition(".")[0]
         if not lines and stem in self._beside:
-            text = (self._root / f"{stem}.txt").read_text(encoding="utf-8-sig", errors="replace")
+            text = self._text_of(self._root / f"{stem}.txt")
             lines = [line.strip() for line in text.splitlines() if line.strip()]
         return lines or [""]
+
+    def _text_of(self, path: Path) -> str:
+        content = path.read_bytes()
+        if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            return content.decode("utf-16", errors="replace")
+        try:
+            return content.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            if not self._has_warned:
+                log.warning("%s: is not UTF-8; it and others like it are read as cp1252", path)
+                self._has_warned = True
+            return content.decode("cp1252", errors="replace")
 
 
 def _table_path(root: Path) -> Path | None:
@@ -91,11 +106,14 @@ def _read_table(path: Path) -> dict[str, list[str]]:
             next((row[column] for column in columns if row.get(column) is not None), None)
             for columns in (_FILE_COLUMNS, _TEXT_COLUMNS)
         )
-        if not isinstance(name, str) or not isinstance(text, str):
+        if name is None or text is None:
             raise ConfigError(
                 f"{path}, line {line}: has {', '.join(map(str, row)) or 'nothing'}; "
                 "expected the columns file_name and text"
             )
+        for value in (name, text):
+            if not isinstance(value, str):
+                raise ConfigError(f"{path}, line {line}: {value!r}; expected a text")
         table[name.replace("\\", "/").removeprefix("./")].append(text.strip())
     return dict(table)
 

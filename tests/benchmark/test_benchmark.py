@@ -16,7 +16,7 @@ from ldm.benchmark.measure import Times, peak_memory, take_turns
 from ldm.benchmark.report import HEADER, Row, rows, table
 from ldm.benchmark.sampler import loop_overhead, peer_loop_overhead
 from ldm.benchmark.setting import Elapsed, Setting
-from ldm.cli.sampling import run_script
+from ldm.cli.exits import exit_code
 from ldm.config import ConfigError
 from tests.benchmark.blocks import (
     BERT,
@@ -304,7 +304,7 @@ def test_the_script_prints_a_row_per_contender(script, tmp_path, capsys):
     config = tmp_path / "small.yaml"
     config.write_text(json.dumps({"model": TEXT}))
     flags = ["--against", "diffusers", "--rounds", "1", "--no-memory", "--precision", "fp32"]
-    assert run_script(script, [str(config), *flags]) == 0
+    assert exit_code(script, [str(config), *flags]) == 0
     printed = capsys.readouterr().out
     assert re.findall(r"\| denoising \| ([^|]+) \|", printed) == [OURS, *PEERS]
     assert re.search(r"\d+ us a step; diffusers \d+ us", printed)
@@ -323,7 +323,7 @@ def test_the_script_says_in_one_line_what_is_wrong(
     script, arguments, message, caplog_ldm, monkeypatch
 ):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    assert run_script(script, arguments) == 2
+    assert exit_code(script, arguments) == 2
     (record,) = caplog_ldm.records
     assert message in record.getMessage()
     assert len(record.getMessage().splitlines()) == 1

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from ldm.cli.exits import exit_code
 from ldm.cli.sampling import (
     caption_entries,
     check_flags,
@@ -14,7 +15,6 @@ from ldm.cli.sampling import (
     draw_and_write,
     label_entries,
     read_captions,
-    run_script,
     sampling_parser,
 )
 from ldm.conditioning.base import Embedder
@@ -160,7 +160,7 @@ def test_an_interrupted_script_ends_as_training_does():
     def interrupted(argv):
         raise KeyboardInterrupt
 
-    assert run_script(interrupted, []) == 130
+    assert exit_code(interrupted, []) == 130
 
 
 def test_help_shows_the_defaults_that_there_are(capsys):

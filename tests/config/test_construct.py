@@ -93,6 +93,15 @@ def test_a_published_name_of_another_package_finds_its_present_home():
     assert isinstance(encoder, Encoder)
 
 
+@pytest.mark.parametrize("part", ["", "b", "b.d", "z"])
+def test_value_still_to_be_given_is_named_once_in_any_part_that_refers_to_it(part):
+    config = OmegaConf.create(
+        {"a": "???", "b": {"c": "${a}", "d": {"e": "${b.c}"}}, "z": ["${a}", "???"]}
+    )
+    with pytest.raises(ConfigError, match=r"\Aa: a value .*\nz\.1: a value .*\Z"):
+        to_plain(OmegaConf.select(config, part) if part else config)
+
+
 def test_interpolations_are_resolved_before_the_constructor_sees_them():
     config = OmegaConf.create(
         {"size": 7, "net": {"target": f"{HERE}.make", "params": {"size": "${size}"}}}

@@ -16,6 +16,20 @@ def test_text_beside_an_image_is_its_caption(tmp_path):
     assert captions.of("a.png") == ["a dog"]
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+def test_text_in_a_usual_encoding_is_read(tmp_path, encoding):
+    (tmp_path / "a.txt").write_text("ein gr\u00fcner W\u00fcrfel", encoding=encoding)
+    assert Captions.find(tmp_path, ["a.png"], {"a"}).of("a.png") == ["ein gr\u00fcner W\u00fcrfel"]
+
+
+def test_guessed_encoding_is_said_once(tmp_path, caplog_ldm):
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.txt").write_text("gr\u00fcn", encoding="cp1252")
+    captions = Captions.find(tmp_path, ["a.png", "b.png"], {"a", "b"})
+    assert captions.of("a.png") == captions.of("b.png") == ["gr\u00fcn"]
+    assert caplog_ldm.text.count("is not UTF-8") == 1
+
+
 def test_lines_of_a_text_are_alternatives(tmp_path):
     (tmp_path / "a.txt").write_text("a dog\n\na brown dog\n")
     assert Captions.find(tmp_path, ["a.png"], {"a"}).of("a.png") == ["a dog", "a brown dog"]
@@ -69,6 +83,7 @@ def test_rows_about_no_image_are_counted(tmp_path, caplog_ldm):
         ("metadata.jsonl", lines(a="a dog") + "{]\n", "line 2: not JSON"),
         ("metadata.jsonl", "[1]\n", "line 1: expected an object"),
         ("metadata.jsonl", '{"file_name": "a.png"}\n', "line 1: has file_name; expected"),
+        ("metadata.jsonl", '{"file_name": "a.png", "text": 5}\n', "line 1: 5; expected a text"),
         ("metadata.csv", "name;text\na.png;a dog\n", "line 2: has name;text; expected"),
         ("metadata.csv", "file_name,text\na.png\n", "line 2"),
     ],

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ldm.cli.sampling import run_script
+from ldm.cli.exits import exit_code
 from ldm.data.shapes_verifier import Report
 from tests.cli.runs import ROOT
 
@@ -74,7 +74,7 @@ def test_a_missing_extra_is_an_error_before_anything_is_trained(
 ):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     logdir = tmp_path / "logs"
-    assert run_script(module.quickstart, ["--logdir", str(logdir)]) == 2
+    assert exit_code(module.quickstart, ["--logdir", str(logdir)]) == 2
     assert "matplotlib" in caplog_ldm.text
     assert "pip install '.[demo]'" in caplog_ldm.text
     assert not logdir.exists()

@@ -9,7 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from ldm.cli.sampling import load_model, run_script, sampling_parser
+from ldm.cli.exits import exit_code
+from ldm.cli.sampling import load_model, sampling_parser
 from ldm.cli.train import train
 from ldm.data.scenes import CLASS_NAMES
 from tests.cli.runs import ROOT, first_stage, second_stage, unconditional, write
@@ -27,11 +28,11 @@ def script(name):
 
 
 def sample(*words):
-    return run_script(script("sample"), [*map(str, words), "--steps", "4", "--device", "cpu"])
+    return exit_code(script("sample"), [*map(str, words), "--steps", "4", "--device", "cpu"])
 
 
 def txt2img(*words):
-    return run_script(script("txt2img"), [*map(str, words), "--steps", "4", "--device", "cpu"])
+    return exit_code(script("txt2img"), [*map(str, words), "--steps", "4", "--device", "cpu"])
 
 
 def text_model(directory):
@@ -192,7 +193,7 @@ def test_what_cannot_be_drawn_is_explained(runs, tmp_path, caplog_ldm, draw, nam
     words = [*words, "--out", tmp_path / "out"]
     script_words = [runs.get(name, tmp_path / name), *words]
     if "--device" in words:
-        code = run_script(script("sample"), [str(word) for word in script_words])
+        code = exit_code(script("sample"), [str(word) for word in script_words])
     else:
         code = draw(*script_words)
     assert code == 2
@@ -217,7 +218,7 @@ def test_pictures_do_not_replace_a_file(runs, tmp_path, caplog_ldm):
 
 def test_steps_beyond_the_schedule_are_refused(runs, tmp_path, caplog_ldm):
     words = [str(runs["plain"]), "--steps", "1001", "--out", str(tmp_path / "out")]
-    assert run_script(script("sample"), words) == 2
+    assert exit_code(script("sample"), words) == 2
     assert "--steps 1001: expected 1 to 1000" in caplog_ldm.text
 
 
