@@ -15,6 +15,7 @@ from torchvision.utils import make_grid
 
 from ldm.callbacks.throughput import batch_size
 from ldm.log import log
+from ldm.ranges import Positive
 from ldm.tensor import to_uint8
 
 __all__ = ["ImageLogger", "grid"]
@@ -47,8 +48,8 @@ class ImageLogger(pl.Callback):
 
     def __init__(
         self,
-        batch_frequency: int = 750,
-        max_images: int = 4,
+        batch_frequency: Positive = 750,
+        max_images: Positive = 4,
         clamp: bool = True,
         increase_log_steps: bool = True,
         rescale: bool = True,

@@ -45,12 +45,13 @@ def train(argv: Sequence[str]) -> RunDir:
     check(config)
 
     from ldm.cli.preflight import preflight  # seconds to import: only after the quick checks
-    from ldm.cli.trainer import make_quiet, trainer_options
+    from ldm.cli.trainer import callback_configs, make_quiet, trainer_options
 
     make_quiet()
     options = trainer_options(config["lightning"]["trainer"])
+    callbacks = config["lightning"].get("callbacks") or {}
+    callback_configs(callbacks, run)
     data = _data(config, args)
-    callbacks = config["lightning"].get("callbacks")
     preflight(config["model"], data, run.resume_from, callbacks=callbacks)
     is_tested = data.has_test and args.test is not False
     if not (args.train or is_tested):

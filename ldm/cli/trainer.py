@@ -24,9 +24,10 @@ from ldm.callbacks.throughput import Throughput
 from ldm.cli.arguments import Devices, parse_devices
 from ldm.cli.rundir import RunDir
 from ldm.config import ConfigError, instantiate_from_config, locate
+from ldm.config.signature import parameter_problems
 from ldm.spelling import require_known
 
-__all__ = ["build_trainer", "make_quiet", "trainer_options"]
+__all__ = ["build_trainer", "callback_configs", "make_quiet", "trainer_options"]
 
 
 # what Lightning says about itself, or about choices that are ours; matched from the beginning
@@ -249,14 +250,14 @@ def _default_callbacks(run: RunDir) -> dict[str, Any]:
     }
 
 
-def _callbacks(block: Mapping[str, Any], run: RunDir, *, plain: bool) -> list[Callback]:
-    """The default callbacks, each replaced, adjusted or (by `null`) left out in the YAML.
+def callback_configs(block: Mapping[str, Any], run: RunDir) -> dict[str, dict[str, Any]]:
+    """The default callbacks, each replaced, adjusted or (by `null`) left out in the YAML, by name.
 
     A callback of another class has the parameters of the YAML alone.
-    plain: only those that the YAML adds.
+    block: `lightning.callbacks`.
+    Raises ConfigError for parameters that a callback does not take.
     """
-    defaults = _default_callbacks(run)
-    configs = dict(defaults)
+    configs = _default_callbacks(run)
     if HISTORY in block:
         directory = str(run.checkpoints / "trainstep_checkpoints")
         configs[HISTORY] = {
@@ -272,9 +273,19 @@ def _callbacks(block: Mapping[str, Any], run: RunDir, *, plain: bool) -> list[Ca
         if default and _is_same(given.get("target", default["target"]), default["target"]):
             params = default["params"] | params
         configs[name] = default | given | {"params": params}
+        path = f"lightning.callbacks.{name}.params"
+        constructor = locate(configs[name]["target"])
+        if problems := list(parameter_problems(constructor, params, path=path, stage="part")):
+            raise ConfigError("\n".join(problems))
+    return configs
+
+
+def _callbacks(block: Mapping[str, Any], run: RunDir, *, plain: bool) -> list[Callback]:
+    """The callbacks of `callback_configs`; plain: only those that the YAML adds."""
+    defaults = _default_callbacks(run)
     return [
         instantiate_from_config(config, path=f"lightning.callbacks.{name}")
-        for name, config in configs.items()
+        for name, config in callback_configs(block, run).items()
         if not (plain and name in defaults)
     ]
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ldm.conditioning.base import Embedder
+from ldm.ranges import Positive
 from ldm.tensor import sent_to
 
 __all__ = ["ClassEmbedder"]
@@ -26,8 +27,8 @@ class ClassEmbedder(Embedder):
 
     def __init__(
         self,
-        embed_dim: int,
-        n_classes: int = 1000,
+        embed_dim: Positive,
+        n_classes: Positive = 1000,
         key: str = "class",
         drop_rate: float = 0.0,
     ) -> None:

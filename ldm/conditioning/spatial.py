@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ldm.conditioning.base import Embedder
+from ldm.ranges import NonNegative, Positive
 
 __all__ = ["SpatialRescaler"]
 
@@ -29,11 +30,11 @@ class SpatialRescaler(Embedder):
 
     def __init__(
         self,
-        n_stages: int = 1,
+        n_stages: NonNegative = 1,
         method: Method = "bilinear",
         multiplier: float = 0.5,
-        in_channels: int = 3,
-        out_channels: int | None = None,
+        in_channels: Positive = 3,
+        out_channels: Positive | None = None,
         bias: bool = False,
         key: str | None = None,
         drop_rate: float = 0.0,

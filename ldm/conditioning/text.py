@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ldm.conditioning.base import Embedder, Reads
 from ldm.config import ConfigError
 from ldm.nets.text import Encoder, TransformerWrapper
+from ldm.ranges import Positive
 from ldm.tensor import sent_to
 
 __all__ = [
@@ -163,10 +164,10 @@ class TransformerEmbedder(Embedder):
 
     def __init__(
         self,
-        n_embed: int,
-        n_layer: int,
-        vocab_size: int,
-        max_seq_len: int = 77,
+        n_embed: Positive,
+        n_layer: Positive,
+        vocab_size: Positive,
+        max_seq_len: Positive = 77,
         device: str | None = None,  # published: the device follows the model, this is ignored
         embedding_dropout: float = 0.0,
         key: str | None = None,
@@ -206,10 +207,10 @@ class BERTEmbedder(CaptionEmbedder, TransformerEmbedder):
 
     def __init__(
         self,
-        n_embed: int,
-        n_layer: int,
-        vocab_size: int = 30522,
-        max_seq_len: int = 77,
+        n_embed: Positive,
+        n_layer: Positive,
+        vocab_size: Positive = 30522,
+        max_seq_len: Positive = 77,
         device: str | None = None,  # published: the device follows the model, this is ignored
         use_tokenizer: bool = True,
         embedding_dropout: float = 0.0,
@@ -255,7 +256,7 @@ class FrozenCLIPEmbedder(CaptionEmbedder):
         self,
         version: str = "openai/clip-vit-large-patch14",
         device: str | None = None,  # published: the device follows the model, this is ignored
-        max_length: int = 77,
+        max_length: Positive = 77,
         key: str | None = None,
         drop_rate: float = 0.0,
     ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from ldm.conditioning.text import CaptionEmbedder, Captions, Tokenizer, fitting_tokenizer
+from ldm.ranges import Positive
 
 __all__ = ["BagOfWords"]
 
@@ -24,9 +25,9 @@ class BagOfWords(CaptionEmbedder):
 
     def __init__(
         self,
-        n_embed: int,
-        vocab_size: int = 30522,
-        max_seq_len: int = 77,
+        n_embed: Positive,
+        vocab_size: Positive = 30522,
+        max_seq_len: Positive = 77,
         tokenizer: str = "bert-base-uncased",
         key: str | None = None,
         drop_rate: float = 0.0,

@@ -11,6 +11,8 @@ import typing
 from collections.abc import Collection, Iterable, Mapping
 from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_origin
 
+from ldm.ranges import AtLeast
+
 __all__ = ["Annotation", "accepts", "describe", "form", "is_plain"]
 
 Annotation: TypeAlias = Any  # a class, a union, a generic alias: Python has no common type
@@ -35,7 +37,7 @@ def accepts(annotation: Annotation, value: object) -> bool:
     if origin is Literal:
         return any(type(option) is type(value) and option == value for option in arguments)
     if origin is Annotated:
-        return accepts(arguments[0], value)
+        return accepts(arguments[0], value) and _is_in_range(arguments[1:], value)
     if isinstance(origin, type):
         return _fits_generic(origin, arguments, value)
     if annotation is None or annotation is Any:
@@ -53,7 +55,8 @@ def describe(annotation: Annotation) -> str:
     if origin is Literal:
         return " or ".join(repr(option) for option in arguments)
     if origin is Annotated:
-        return describe(arguments[0])
+        ranges = [f" >= {each.value}" for each in arguments[1:] if isinstance(each, AtLeast)]
+        return describe(arguments[0]) + "".join(ranges)
     if isinstance(origin, type):
         if issubclass(origin, Mapping) or not issubclass(origin, Iterable):
             return "mapping" if issubclass(origin, Mapping) else origin.__name__
@@ -77,6 +80,10 @@ def is_plain(annotation: Annotation) -> bool:
     return isinstance(annotation, type) and issubclass(
         annotation, (*_PLAIN, list, tuple, Mapping, os.PathLike)
     )
+
+
+def _is_in_range(marks: tuple[Annotation, ...], value: Any) -> bool:
+    return all(value >= mark.value for mark in marks if isinstance(mark, AtLeast))
 
 
 def _fits_generic(origin: type, arguments: tuple[Annotation, ...], value: object) -> bool:

@@ -21,6 +21,7 @@ from ldm.losses.reconstruction import codebook_use
 from ldm.models.first_stage_module import Batch, FirstStageModule, FirstStageOptions
 from ldm.models.first_stage_step import Autoencoded
 from ldm.nets.quantizer import VectorQuantizer
+from ldm.ranges import Positive
 
 __all__ = ["AutoencoderKL", "IdentityFirstStage", "VQModel", "VQModelInterface"]
 
@@ -38,7 +39,7 @@ class AutoencoderKL(FirstStageModule):
         self,
         ddconfig: Mapping[str, Any],
         lossconfig: object,
-        embed_dim: int,
+        embed_dim: Positive,
         **options: Unpack[FirstStageOptions],
     ) -> None:
         super().__init__(ddconfig, lossconfig, **options)
@@ -108,8 +109,8 @@ class VQModel(FirstStageModule):
         self,
         ddconfig: Mapping[str, Any],
         lossconfig: object,
-        n_embed: int,
-        embed_dim: int,
+        n_embed: Positive,
+        embed_dim: Positive,
         remap: str | None = None,
         sane_index_shape: bool = False,
         **options: Unpack[FirstStageOptions],

@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from ldm.config import ConfigError, build, did_you_mean, to_plain, with_key
+from ldm.config.signature import parameter_problems
 from ldm.diffusion.draws import Draws, KeyedDraws
 from ldm.io.checkpoint import load_into, load_state
 from ldm.log import log
@@ -378,6 +379,9 @@ def _halves(ddconfig: Mapping[str, Any]) -> tuple[Encoder, Decoder]:
         half: {name: value for name, value in ddconfig.items() if name in taken}
         for half, taken in takes.items()
     }
+    for half, params in given.items():
+        for problem in parameter_problems(half, params, path="ddconfig", stage="part"):
+            raise ConfigError(problem)
     return Encoder(**given[Encoder]), Decoder(**given[Decoder])
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ldm.nets.autoencoder_blocks import Downsample, Level, Middle, Upsample
 from ldm.nets.layout import arranged
 from ldm.nets.norm import group_norm, norm_silu
+from ldm.ranges import Positive
 
 __all__ = ["Decoder", "Encoder", "attention_levels"]
 
@@ -43,20 +44,20 @@ class Encoder(nn.Module):
     def __init__(
         self,
         *,
-        ch: int,
-        out_ch: int,
-        num_res_blocks: int,
-        attn_resolutions: Sequence[int],
-        in_channels: int,
-        resolution: int,
-        z_channels: int,
-        ch_mult: Sequence[int] = (1, 2, 4, 8),
+        ch: Positive,
+        out_ch: Positive,
+        num_res_blocks: Positive,
+        attn_resolutions: Sequence[Positive],
+        in_channels: Positive,
+        resolution: Positive,
+        z_channels: Positive,
+        ch_mult: Sequence[Positive] = (1, 2, 4, 8),
         dropout: float = 0.0,
         resamp_with_conv: bool = True,
         double_z: bool = True,
         use_linear_attn: bool = False,
         attn_type: str = "vanilla",
-        num_groups: int = 32,
+        num_groups: Positive = 32,
     ) -> None:
         super().__init__()
         attn_type = "linear" if use_linear_attn else attn_type
@@ -108,14 +109,14 @@ class Decoder(nn.Module):
     def __init__(
         self,
         *,
-        ch: int,
-        out_ch: int,
-        num_res_blocks: int,
-        attn_resolutions: Sequence[int],
-        in_channels: int,
-        resolution: int,
-        z_channels: int,
-        ch_mult: Sequence[int] = (1, 2, 4, 8),
+        ch: Positive,
+        out_ch: Positive,
+        num_res_blocks: Positive,
+        attn_resolutions: Sequence[Positive],
+        in_channels: Positive,
+        resolution: Positive,
+        z_channels: Positive,
+        ch_mult: Sequence[Positive] = (1, 2, 4, 8),
         dropout: float = 0.0,
         resamp_with_conv: bool = True,
         give_pre_end: bool = False,
@@ -123,7 +124,7 @@ class Decoder(nn.Module):
         double_z: bool = True,
         use_linear_attn: bool = False,
         attn_type: str = "vanilla",
-        num_groups: int = 32,
+        num_groups: Positive = 32,
     ) -> None:
         super().__init__()
         attn_type = "linear" if use_linear_attn else attn_type

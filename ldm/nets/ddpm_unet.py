@@ -15,6 +15,7 @@ from ldm.nets.blocks import require_size
 from ldm.nets.embeddings import sine_first_timestep_embedding
 from ldm.nets.linear import Linear
 from ldm.nets.norm import group_norm, norm_silu
+from ldm.ranges import Positive
 
 __all__ = ["Model"]
 
@@ -30,13 +31,13 @@ class Model(nn.Module):
     def __init__(
         self,
         *,
-        ch: int,
-        out_ch: int,
-        num_res_blocks: int,
-        attn_resolutions: Sequence[int],
-        in_channels: int,
-        resolution: int,
-        ch_mult: Sequence[int] = (1, 2, 4, 8),
+        ch: Positive,
+        out_ch: Positive,
+        num_res_blocks: Positive,
+        attn_resolutions: Sequence[Positive],
+        in_channels: Positive,
+        resolution: Positive,
+        ch_mult: Sequence[Positive] = (1, 2, 4, 8),
         dropout: float = 0.0,
         resamp_with_conv: bool = True,
         use_timestep: bool = True,

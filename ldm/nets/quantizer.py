@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ldm.nets.precision import without_autocast
+from ldm.ranges import Positive, Weight
 
 __all__ = ["Quantization", "VectorQuantizer"]
 
@@ -31,9 +32,9 @@ class VectorQuantizer(nn.Module):
 
     def __init__(
         self,
-        n_e: int,
-        e_dim: int,
-        beta: float = 0.25,
+        n_e: Positive,
+        e_dim: Positive,
+        beta: Weight = 0.25,
         remap: Tensor | None = None,
         unknown_index: int | str = "random",
         sane_index_shape: bool = False,

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ldm.nets.autoencoder_blocks import AttnBlock, ResnetBlock, Upsample
 from ldm.nets.norm import group_norm, norm_silu
+from ldm.ranges import Positive
 
 __all__ = ["LatentRescaler", "UpsampleDecoder"]
 
@@ -49,12 +50,12 @@ class UpsampleDecoder(nn.Module):
 
     def __init__(
         self,
-        in_channels: int,
-        out_channels: int,
-        ch: int,
-        num_res_blocks: int,
-        resolution: int,
-        ch_mult: Sequence[int] = (2, 2),
+        in_channels: Positive,
+        out_channels: Positive,
+        ch: Positive,
+        num_res_blocks: Positive,
+        resolution: Positive,
+        ch_mult: Sequence[Positive] = (2, 2),
         dropout: float = 0.0,
     ) -> None:
         super().__init__()

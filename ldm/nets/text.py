@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ldm.nets.attention import attend
 from ldm.nets.linear import Linear
 from ldm.nets.transformer import FeedForward
+from ldm.ranges import Positive
 
 __all__ = ["AbsolutePositionalEmbedding", "Attention", "Encoder", "RMSNorm", "TransformerWrapper"]
 
@@ -79,11 +80,11 @@ class Encoder(nn.Module):
 
     def __init__(
         self,
-        dim: int,
-        depth: int,
-        heads: int = 8,
-        attn_dim_head: int = 64,
-        ff_mult: int = 4,
+        dim: Positive,
+        depth: Positive,
+        heads: Positive = 8,
+        attn_dim_head: Positive = 64,
+        ff_mult: Positive = 4,
         ff_glu: bool = False,
         ff_dropout: float = 0.0,
         use_rmsnorm: bool = False,
@@ -131,10 +132,10 @@ class TransformerWrapper(nn.Module):
     def __init__(
         self,
         *,
-        num_tokens: int,
-        max_seq_len: int,
+        num_tokens: Positive,
+        max_seq_len: Positive,
         attn_layers: Encoder,
-        emb_dim: int | None = None,
+        emb_dim: Positive | None = None,
         emb_dropout: float = 0.0,
         num_memory_tokens: int = 0,
         tie_embedding: bool = False,

@@ -26,6 +26,7 @@ from ldm.nets.linear import Linear
 from ldm.nets.norm import NormSiLU, group_norm
 from ldm.nets.transformer import SpatialTransformer
 from ldm.nets.weights import zeroed
+from ldm.ranges import Positive
 
 __all__ = ["Stages", "TimeEmbedding", "UNetModel"]
 
@@ -191,17 +192,17 @@ class UNetModel(nn.Module):
 
     def __init__(
         self,
-        image_size: int | Sequence[int],
-        in_channels: int,
-        model_channels: int,
-        out_channels: int,
-        num_res_blocks: int,
-        attention_resolutions: Sequence[int],
+        image_size: Positive | Sequence[Positive],
+        in_channels: Positive,
+        model_channels: Positive,
+        out_channels: Positive,
+        num_res_blocks: Positive,
+        attention_resolutions: Sequence[Positive],
         dropout: float = 0.0,
-        channel_mult: Sequence[int] = (1, 2, 4, 8),
+        channel_mult: Sequence[Positive] = (1, 2, 4, 8),
         conv_resample: bool = True,
         dims: int = 2,
-        num_classes: int | None = None,
+        num_classes: Positive | None = None,
         use_checkpoint: bool = False,
         use_fp16: bool = False,
         num_heads: int = -1,
@@ -211,11 +212,11 @@ class UNetModel(nn.Module):
         resblock_updown: bool = False,
         use_new_attention_order: bool = False,
         use_spatial_transformer: bool = False,
-        transformer_depth: int = 1,
-        context_dim: int | None = None,
-        n_embed: int | None = None,
+        transformer_depth: Positive = 1,
+        context_dim: Positive | None = None,
+        n_embed: Positive | None = None,
         legacy: bool = True,
-        adm_in_channels: int | None = None,
+        adm_in_channels: Positive | None = None,
     ) -> None:
         super().__init__()
         require_images(dims)

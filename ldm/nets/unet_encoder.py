@@ -13,6 +13,7 @@ from ldm.nets.linear import Linear
 from ldm.nets.norm import NormSiLU, group_norm
 from ldm.nets.unet import Stages, TimeEmbedding
 from ldm.nets.weights import zeroed
+from ldm.ranges import Positive
 from ldm.spelling import require_known
 
 __all__ = ["EncoderUNetModel"]
@@ -30,14 +31,14 @@ class EncoderUNetModel(nn.Module):
 
     def __init__(
         self,
-        image_size: int,
-        in_channels: int,
-        model_channels: int,
-        out_channels: int,
-        num_res_blocks: int,
-        attention_resolutions: Sequence[int],
+        image_size: Positive,
+        in_channels: Positive,
+        model_channels: Positive,
+        out_channels: Positive,
+        num_res_blocks: Positive,
+        attention_resolutions: Sequence[Positive],
         dropout: float = 0.0,
-        channel_mult: Sequence[int] = (1, 2, 4, 8),
+        channel_mult: Sequence[Positive] = (1, 2, 4, 8),
         conv_resample: bool = True,
         dims: int = 2,
         use_checkpoint: bool = False,

@@ -46,6 +46,22 @@ def test_an_example_that_is_no_mapping_is_named_by_its_set(check, split):
 
 
 @pytest.mark.parametrize(
+    "word",
+    [
+        "model.params.embed_dim=0",
+        "model.params.ddconfig.num_res_blocks=-1",
+        "model.params.ddconfig.ch_mult.0=-1",
+        "lightning.callbacks.image_logger.params.max_images=0",
+    ],
+)
+def test_a_number_out_of_range_is_named(check, word):
+    code, said = check(first_stage(), word)
+    assert code == 2
+    assert f"{word.partition('=')[0].removesuffix('.0')}: expected" in said
+    assert "int >= 1" in said
+
+
+@pytest.mark.parametrize(
     ("key", "found"),
     [
         ("caption", "of type str"),

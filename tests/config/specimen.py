@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NotRequired, Protocol, Required,
 from torch import Tensor, nn
 
 from ldm.config import build
+from ldm.ranges import NonNegative, Positive, Weight
 
 if TYPE_CHECKING:
     from somewhere import Unseen
@@ -43,6 +44,10 @@ class Values:
     unseen: Unseen | None = None
     implicit: int = None
     sizes: int | tuple[int, ...] = 1
+    count: Positive = 1
+    counts: Sequence[Positive] | None = None
+    weight: Weight = 1.0
+    start: NonNegative = 0
 
 
 class Denoiser(Protocol):

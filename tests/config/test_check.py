@@ -129,7 +129,7 @@ def test_a_misspelt_key_of_our_own_class_is_reported_with_path_and_nearest_name(
 def test_a_missing_key_of_our_own_class_is_reported():
     params = {key: value for key, value in UNET.items() if key != "in_channels"}
     assert problems(run_with(params, "ldm.nets.unet.UNetModel")) == [
-        "model.params: UNetModel() needs 'in_channels' (int)"
+        "model.params: UNetModel() needs 'in_channels' (int >= 1)"
     ]
 
 
@@ -214,6 +214,10 @@ FITTING = [
     ("unseen", 5),
     ("implicit", None),
     ("sizes", [1, 2, 3]),
+    ("count", 1),
+    ("counts", [1, 2]),
+    ("weight", 0),
+    ("start", 0),
 ]
 UNFITTING = [
     ("whole", 3.5, "expected int, got 3.5"),
@@ -241,6 +245,11 @@ UNFITTING = [
     ("module", 5, "expected Module or None, got 5"),
     ("implicit", "x", "expected int, got 'x'"),
     ("sizes", [1.5], "expected int or list of int, got [1.5]"),
+    ("count", 0, "expected int >= 1, got 0"),
+    ("count", 1.0, "expected int >= 1, got 1.0; write 1"),
+    ("counts", [2, 0], "expected list of int >= 1 or None, got [2, 0]"),
+    ("weight", -0.5, "expected float >= 0, got -0.5"),
+    ("start", -1, "expected int >= 0, got -1"),
 ]
 
 

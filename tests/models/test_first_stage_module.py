@@ -259,8 +259,9 @@ def test_precision_without_float32_weights_is_refused(precision, tmp_path):
         (lambda: tiny_vq(network={"double_z": True}), r"ddconfig\.double_z"),
         (lambda: tiny_kl(network={"ch_mul": [1]}), r"ddconfig\.ch_mul: .*'ch_mult'"),
         (lambda: AutoencoderKL({"ch": 32}, None, 3), r"ddconfig\.out_ch: .* need it"),
+        (lambda: tiny_kl(network={"num_res_blocks": 0}), r"ddconfig\.num_res_blocks: .*>= 1"),
     ],
-    ids=["gan_forward", "option", "kl double_z", "vq double_z", "misspelt", "missing"],
+    ids=["gan_forward", "option", "kl double_z", "vq double_z", "misspelt", "missing", "range"],
 )
 def test_wrong_configuration_is_an_error(make, message):
     with pytest.raises(ConfigError, match=message):

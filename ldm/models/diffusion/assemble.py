@@ -24,6 +24,7 @@ from ldm.diffusion.objective import NORMS, Objective
 from ldm.diffusion.schedule import PublishedSchedule, Schedule
 from ldm.diffusion.times import conditioning_times
 from ldm.diffusion.weighting import Elbo
+from ldm.ranges import Positive, Weight
 from ldm.samplers.base import Sampler
 from ldm.samplers.ddim import DDIM
 from ldm.spelling import require_known
@@ -50,7 +51,7 @@ class DDPMConfig(TypedDict, total=False):
     scheduler_config: NotRequired[Any]  # learning-rate multiplier per optimizer step; constant
 
     # the process, marked (schedule) above
-    timesteps: NotRequired[int]  # number of noise levels T; 1000
+    timesteps: NotRequired[Positive]  # number of noise levels T; 1000
     beta_schedule: NotRequired[BetaSchedule]  # linear
     linear_start: NotRequired[float]  # beta of the first level; 1e-4
     linear_end: NotRequired[float]  # beta of the last level; 2e-2
@@ -60,17 +61,17 @@ class DDPMConfig(TypedDict, total=False):
     # what the network learns, marked (objective) above
     parameterization: NotRequired[Parameterization]  # what the network predicts; eps
     loss_type: NotRequired[LossType]  # norm of its error; l2
-    original_elbo_weight: NotRequired[float]  # weight of the variational bound; 0
-    l_simple_weight: NotRequired[float]  # weight of the simple loss; 1
-    v_posterior: NotRequired[float]  # posterior variance between small (0) and large (1); 0
+    original_elbo_weight: NotRequired[Weight]  # weight of the variational bound; 0
+    l_simple_weight: NotRequired[Weight]  # weight of the simple loss; 1
+    v_posterior: NotRequired[Weight]  # posterior variance between small (0) and large (1); 0
 
     learn_logvar: NotRequired[bool]  # learn a log-variance per noise level; false
     logvar_init: NotRequired[float]  # its start value; 0
 
     # what is diffused
     first_stage_key: NotRequired[str]  # batch entry that holds the image; image
-    image_size: NotRequired[int | list[int]]  # height and width of what is diffused (latent cells)
-    channels: NotRequired[int]  # channels of what is diffused; 3
+    image_size: NotRequired[Positive | list[Positive]]  # of what is diffused, in latent cells
+    channels: NotRequired[Positive]  # channels of what is diffused; 3
 
     # training
     use_ema: NotRequired[bool]  # keep a moving average of the network; true
@@ -80,7 +81,7 @@ class DDPMConfig(TypedDict, total=False):
     load_only_unet: NotRequired[bool]  # take the denoising network alone; false
     monitor: NotRequired[str | None]  # metric that decides which checkpoint is best; val/loss
     clip_denoised: NotRequired[bool]  # clip estimates of x0 to [-1, 1] when sampling; pixels only
-    log_every_t: NotRequired[int]  # distance of the steps that previews of sampling show; 100
+    log_every_t: NotRequired[Positive]  # distance of the steps that previews of sampling show; 100
     conditioning_key: NotRequired[
         ConditioningKey | None
     ]  # where the condition enters; its encoder's slot
@@ -96,7 +97,7 @@ class LatentDiffusionConfig(DDPMConfig, total=False):
     cond_stage_trainable: NotRequired[bool]  # train tau_theta with the network; false
     cond_stage_forward: NotRequired[str | None]  # published, never used: must stay empty
     concat_mode: NotRequired[bool]  # concatenate when conditioning_key is not given; true
-    num_timesteps_cond: NotRequired[int]  # > 1 noises the condition over that many levels; 1
+    num_timesteps_cond: NotRequired[Positive]  # > 1 noises the condition over that many levels; 1
     scale_factor: NotRequired[float]  # multiplies the latents; 1
     scale_by_std: NotRequired[bool]  # measure 1 / std on the first batch instead; false
 

@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from ldm.diffusion.draws import normal_like
+from ldm.ranges import Positive
 from ldm.samplers.base import Step
 from ldm.tensor import to_image_tensor
 from ldm.types import Prediction
@@ -26,7 +27,7 @@ def previews(
     batch: Mapping[str, Any],
     *,
     split: str = "train",
-    steps: int = 50,
+    steps: Positive = 50,
     scale: float | None = None,
     denoise_row: bool = False,
     diffusion_row: bool = False,
