@@ -40,6 +40,7 @@ class RunRecord(pl.Callback):
     def __init__(self, configs: str | Path, now: str, config: Mapping[str, Any]) -> None:
         self.configs = Path(configs)
         self.now = now
+        self.has_begun = False  # to train; there may be nothing left to
         project = {key: value for key, value in config.items() if key != "lightning"}
         self.seed: int = config["data"]["params"]["seed"]
         self.project = yaml.safe_dump(project, sort_keys=False)
@@ -59,6 +60,10 @@ class RunRecord(pl.Callback):
         }
         for name, text in files.items():
             (self.configs / f"{self.now}-{name}.yaml").write_text(text, encoding="utf-8")
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take note that there is something to train."""
+        self.has_begun = True
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]

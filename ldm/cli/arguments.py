@@ -310,7 +310,7 @@ def _add_trainer_flags(parser: argparse.ArgumentParser) -> None:
     """One flag per argument, listed in a paragraph rather than line by line."""
     names = textwrap.fill(" ".join(f"--{name}" for name in TRAINER_FLAGS), 86)
     group = parser.add_argument_group(
-        "any argument of Lightning's Trainer, which then overrides lightning.trainer of the YAML",
+        "arguments of Lightning's Trainer, which then override lightning.trainer of the YAML",
         f"{names}\n(--max_steps 1000; --precision bf16-mixed, 32-true, ...)",
     )
     for name in TRAINER_FLAGS:

@@ -94,7 +94,7 @@ def _run(
     import pytorch_lightning as pl
 
     from ldm.callbacks.run import RunRecord
-    from ldm.cli.trainer import build_trainer
+    from ldm.cli.trainer import build_trainer, is_trial
 
     seed = config["data"]["params"]["seed"]
     pl.seed_everything(seed, workers=True, verbose=False)
@@ -106,10 +106,16 @@ def _run(
     model.learning_rate = _learning_rate(config["model"], data.batch_size, trainer, model)
     if args.compile:
         model.compile_networks()
-    log.info("run directory: %s", run.path)
+    where, count = trainer.accelerator.name(), trainer.world_size
+    log.info("%d x %s, precision %s", count, where, trainer.precision)
+    if not is_trial(options):
+        log.info("run directory: %s", run.path)
     try:
         with taken_back_on_error(run):
             _fit(trainer, model, data, run, is_trained=args.train, is_tested=is_tested)
+        is_resumed = run.resume_from is not None and args.train and not is_trial(options)
+        if is_resumed and not record.has_begun:
+            log.warning("nothing was left to train; give a higher --max_steps or --max_epochs")
     except Exception:
         if args.debug:
             traceback.print_exc()
@@ -188,7 +194,8 @@ def _fit(
     with signals_restored():
         if is_trained:
             trainer.fit(model, datamodule=data, ckpt_path=path, weights_only=True)
-            log.info("trained to step %d: %s", trainer.global_step, run.path)
+            written = f": {run.path}" if run.path.exists() else ""  # a trial writes nothing
+            log.info("trained to step %d%s", trainer.global_step, written)
             path = None  # the test is of what has been trained
         if is_tested:
             trainer.test(model, datamodule=data, ckpt_path=path, weights_only=True, verbose=False)

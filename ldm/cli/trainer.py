@@ -27,7 +27,7 @@ from ldm.config import ConfigError, instantiate_from_config, locate
 from ldm.config.signature import parameter_problems
 from ldm.spelling import require_known
 
-__all__ = ["build_trainer", "callback_configs", "make_quiet", "trainer_options"]
+__all__ = ["build_trainer", "callback_configs", "is_trial", "make_quiet", "trainer_options"]
 
 
 # what Lightning says about itself, or about choices that are ours; matched from the beginning
@@ -58,6 +58,15 @@ HISTORY_PARAMS = {
 }
 
 
+# arguments of Lightning's, now or once, that have another place here
+_ELSEWHERE = {
+    "resume_from_checkpoint": "--resume_from_checkpoint CKPT on the command line",  # published
+    "logger": "lightning.logger",
+    "callbacks": "lightning.callbacks",
+}
+_LOGGED_EVERY = 50  # steps, where the run is not shorter
+
+
 def make_quiet() -> None:
     """Keep Lightning's tips, greetings and self-reproaches off the terminal."""
     for name in ("pytorch_lightning", "lightning_fabric"):
@@ -73,14 +82,10 @@ def trainer_options(block: Mapping[str, Any]) -> dict[str, Any]:
     Raises ConfigError for devices that this machine does not have, for numbers out of range, and
     for a checkpoint to resume from, which is the command line's to name.
     """
-    options: dict[str, Any] = {"log_every_n_steps": 50, "use_distributed_sampler": False}
-    options |= dict(block)
-    checkpoint = options.pop("resume_from_checkpoint", None)  # published, as `gpus` is
-    if checkpoint is not None:
-        raise ConfigError(
-            f"lightning.trainer.resume_from_checkpoint: {checkpoint!r}; Lightning has dropped this "
-            "argument, leave it out and give --resume_from_checkpoint CKPT on the command line"
-        )
+    options: dict[str, Any] = {"use_distributed_sampler": False, **block}
+    for name, instead in _ELSEWHERE.items():
+        if (value := options.pop(name, None)) is not None:
+            raise ConfigError(f"lightning.trainer.{name}: {value!r}; leave it out, give {instead}")
     gpus = options.pop("gpus", None)  # published: an argument of the Trainer, then
     if gpus is not None:
         devices = parse_devices(gpus)
@@ -94,6 +99,15 @@ def trainer_options(block: Mapping[str, Any]) -> dict[str, Any]:
         options.setdefault("benchmark", True)  # images are of one size
     if not {"max_steps", "max_epochs", "max_time"} & options.keys():
         options["max_epochs"] = 1000  # Lightning's choice, which it would warn about
+    steps = options.get("max_steps", -1)
+    options.setdefault("log_every_n_steps", steps if 0 < steps < _LOGGED_EVERY else _LOGGED_EVERY)
+    _check_numbers(options)
+    if options.get("strategy", "auto") in ("auto", "ddp") and _is_parallel(options):
+        options["strategy"] = DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True)
+    return options
+
+
+def _check_numbers(options: Mapping[str, Any]) -> None:
     for name, least in (
         ("accumulate_grad_batches", 1),
         ("gradient_clip_val", 0),
@@ -103,9 +117,9 @@ def trainer_options(block: Mapping[str, Any]) -> dict[str, Any]:
             raise ConfigError(
                 f"lightning.trainer.{name}: {options[name]}; expected {least} or more"
             )
-    if options.get("strategy", "auto") in ("auto", "ddp") and _is_parallel(options):
-        options["strategy"] = DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True)
-    return options
+    for name in ("max_steps", "max_epochs", "limit_train_batches"):
+        if options.get(name) == 0:
+            raise ConfigError(f"lightning.trainer.{name}: 0; nothing would be trained")
 
 
 def _is_parallel(options: Mapping[str, Any]) -> bool:
@@ -141,6 +155,11 @@ def _default_precision(accelerator: str) -> str:
     return "bf16-mixed" if is_fast() else "32-true"
 
 
+def is_trial(options: Mapping[str, Any]) -> bool:
+    """Whether these arguments of the Trainer ask for a trial, which writes nothing."""
+    return bool(options.get("fast_dev_run") or options.get("barebones"))
+
+
 def build_trainer(
     options: Mapping[str, Any],
     lightning: Mapping[str, Any],
@@ -160,8 +179,7 @@ def build_trainer(
         "enable_model_summary": False,
         **options,
     }
-    # a trial run: nothing is written
-    plain = bool(arguments.get("fast_dev_run") or arguments.get("barebones"))
+    plain = is_trial(options)
     callbacks: list[Callback] = [SeededSteps(record.seed)]
     callbacks += _callbacks(lightning.get("callbacks") or {}, run, plain=plain)
     if not plain:

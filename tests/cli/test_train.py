@@ -132,6 +132,23 @@ def test_a_checkpoint_is_gone_on_with_in_a_new_directory(place):
 
 
 @pytest.mark.slow
+def test_a_finished_run_that_is_resumed_says_so(place, caplog_ldm):
+    run = started(first_stage(), "--max_steps", "2")
+    assert "nothing was left" not in caplog_ldm.text
+    train(["-r", str(run.path), "-t"])
+    assert "nothing was left to train" in caplog_ldm.text
+    assert last(run)["global_step"] == 2
+
+
+@pytest.mark.slow
+def test_a_trial_names_no_directory(place, caplog_ldm):
+    run = started(first_stage(), "--fast_dev_run")
+    assert not run.path.exists()
+    assert str(run.path) not in caplog_ldm.text
+    assert "1 x cpu, precision 32-true" in caplog_ldm.text
+
+
+@pytest.mark.slow
 def test_a_debugged_run_goes_to_a_place_of_its_own_and_stops_in_the_debugger(place, monkeypatch):
     stopped = []
     monkeypatch.setattr("pdb.post_mortem", lambda: stopped.append(True))
@@ -221,12 +238,18 @@ def test_the_terminal_shows_our_words_only(place):
     words = ["--num_sanity_val_steps", "2", "--max_steps", "3"]
     code, said = run_main(["-b", "config.yaml", "-t", *words], place)
     assert code == 0
-    starts = ("lr = ", "run directory: ", "latents have standard deviation", "batch 3/3, 0:00 left")
+    starts = (
+        "lr = ",
+        "1 x cpu",
+        "run directory: ",
+        "latents have standard deviation",
+        "batch 3/3, 0:00 left",
+    )
     lines = said.splitlines()
     assert len(lines) == len(starts) + 1, said
     assert all(line.startswith(start) for line, start in zip(lines, starts, strict=False)), said
-    assert "images/s" in lines[3]
-    assert lines[4].startswith("trained to step 3: logs/")
+    assert "images/s" in lines[4]
+    assert lines[5].startswith("trained to step 3: logs/")
 
 
 @pytest.mark.slow
@@ -304,6 +327,24 @@ def test_a_checkpoint_to_resume_from_is_named_on_the_command_line():
     assert name not in trainer_options({"accelerator": "cpu", name: None})
     with pytest.raises(ConfigError, match=rf"trainer\.{name}: 'a\.ckpt'.* --{name} CKPT"):
         trainer_options({name: "a.ckpt"})
+
+
+@pytest.mark.parametrize("name", ["logger", "callbacks"])
+def test_an_argument_that_has_another_place_is_sent_there(name):
+    with pytest.raises(ConfigError, match=rf"trainer\.{name}: .* give lightning\.{name}"):
+        trainer_options({name: False})
+
+
+@pytest.mark.parametrize("name", ["max_steps", "max_epochs", "limit_train_batches"])
+def test_a_training_of_nothing_is_an_error(name):
+    with pytest.raises(ConfigError, match=rf"trainer\.{name}: 0; nothing"):
+        trainer_options({"accelerator": "cpu", name: 0})
+
+
+@pytest.mark.parametrize(("steps", "expected"), [(None, 50), (-1, 50), (7, 7), (1000, 50)])
+def test_a_short_run_is_logged_at_its_end(steps, expected):
+    block = {} if steps is None else {"max_steps": steps}
+    assert trainer_options({"accelerator": "cpu", **block})["log_every_n_steps"] == expected
 
 
 def test_only_several_processes_are_made_to_agree_on_gradients(monkeypatch):
