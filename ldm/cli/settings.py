@@ -69,7 +69,7 @@ def _mapping(parent: dict[str, Any], key: str, prefix: str) -> dict[str, Any]:
 
 
 def _require_blocks(config: Mapping[str, Any], args: Arguments) -> None:
-    if not config:
+    if not config and not args.base:
         raise ConfigError("no configuration: give --base CONFIG.yaml, or --resume RUN")
     missing = [block for block in ("model", "data") if config.get(block) is None]
     if missing:

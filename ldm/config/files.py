@@ -38,7 +38,7 @@ def _read(path: Path) -> DictConfig:
         names = sorted(entry.name for entry in path.glob("*.yaml"))
         found = f"; it holds {', '.join(names[:8])}" if names else ""
         raise ConfigError(f"{path}: is a directory, expected a YAML file{found}")
-    if not path.is_file():
+    if not path.exists():
         near = nearest_path(path)
         raise ConfigError(f"{path}: no such file" + (f"; did you mean {near}?" if near else ""))
     try:
