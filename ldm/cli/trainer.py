@@ -291,11 +291,19 @@ def callback_configs(block: Mapping[str, Any], run: RunDir) -> dict[str, dict[st
         if default and _is_same(given.get("target", default["target"]), default["target"]):
             params = default["params"] | params
         configs[name] = default | given | {"params": params}
-        path = f"lightning.callbacks.{name}.params"
-        constructor = locate(configs[name]["target"])
-        if problems := list(parameter_problems(constructor, params, path=path, stage="part")):
-            raise ConfigError("\n".join(problems))
+        _check_callback(configs[name], f"lightning.callbacks.{name}")
     return configs
+
+
+def _check_callback(config: Mapping[str, Any], path: str) -> None:
+    if "target" not in config:  # a name that is none of ours
+        raise ConfigError(f"{path}: expected a mapping with a target, got {', '.join(config)}")
+    constructor = locate(config["target"])
+    problems = parameter_problems(
+        constructor, config["params"], path=f"{path}.params", stage="part"
+    )
+    if found := list(problems):
+        raise ConfigError("\n".join(found))
 
 
 def _callbacks(block: Mapping[str, Any], run: RunDir, *, plain: bool) -> list[Callback]:
