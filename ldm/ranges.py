@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, TypeAlias
 
-__all__ = ["AtLeast", "NonNegative", "Positive", "Weight"]
+__all__ = ["Minimum", "NonNegative", "Positive", "Weight"]
 
 
 @dataclass(frozen=True)
-class AtLeast:
+class Minimum:
     """The smallest number that a parameter takes."""
 
     value: float
 
 
-Positive: TypeAlias = Annotated[int, AtLeast(1)]
-NonNegative: TypeAlias = Annotated[int, AtLeast(0)]
-Weight: TypeAlias = Annotated[float, AtLeast(0)]
+Positive: TypeAlias = Annotated[int, Minimum(1)]
+NonNegative: TypeAlias = Annotated[int, Minimum(0)]
+Weight: TypeAlias = Annotated[float, Minimum(0)]

@@ -11,7 +11,7 @@ import typing
 from collections.abc import Collection, Iterable, Mapping
 from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_origin
 
-from ldm.ranges import AtLeast
+from ldm.ranges import Minimum
 
 __all__ = ["Annotation", "accepts", "describe", "form", "is_plain"]
 
@@ -55,7 +55,7 @@ def describe(annotation: Annotation) -> str:
     if origin is Literal:
         return " or ".join(repr(option) for option in arguments)
     if origin is Annotated:
-        ranges = [f" >= {each.value}" for each in arguments[1:] if isinstance(each, AtLeast)]
+        ranges = [f" >= {each.value}" for each in arguments[1:] if isinstance(each, Minimum)]
         return describe(arguments[0]) + "".join(ranges)
     if isinstance(origin, type):
         if issubclass(origin, Mapping) or not issubclass(origin, Iterable):
@@ -83,7 +83,7 @@ def is_plain(annotation: Annotation) -> bool:
 
 
 def _is_in_range(marks: tuple[Annotation, ...], value: Any) -> bool:
-    return all(value >= mark.value for mark in marks if isinstance(mark, AtLeast))
+    return all(value >= mark.value for mark in marks if isinstance(mark, Minimum))
 
 
 def _fits_generic(origin: type, arguments: tuple[Annotation, ...], value: object) -> bool:
