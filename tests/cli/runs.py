@@ -1,9 +1,11 @@
 """Small configurations of both stages, and ways to run the command line on them."""
 
 import copy
+import importlib.util
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,17 @@ _LIGHTNING = {
         }
     },
 }
+
+
+def script(name: str) -> Callable[[Sequence[str]], None]:
+    """The function that a script of this name is: `scripts/NAME.py` defines `NAME(argv)`."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    function: Callable[[Sequence[str]], None] = getattr(module, name)
+    return function
 
 
 def first_stage() -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """The sampling scripts on models that were trained for two steps."""
 
-import importlib.util
 import os
 import shutil
 
@@ -13,18 +12,11 @@ from ldm.cli.exits import exit_code
 from ldm.cli.sampling import load_model, sampling_parser
 from ldm.cli.train import train
 from ldm.data.scenes import CLASS_NAMES
-from tests.cli.runs import ROOT, first_stage, second_stage, unconditional, write
+from tests.cli.runs import first_stage, script, second_stage, unconditional, write
 
 pytestmark = pytest.mark.slow
 
 WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] a small large red blue green circle square on white"
-
-
-def script(name):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return getattr(module, name)
 
 
 def sample(*words):
