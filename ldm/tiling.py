@@ -127,7 +127,7 @@ def tiled_apply(
         target.of(total).add_(value * weight)
         target.of(weight_sum).add_(weight)
     assert total is not None, "an image has at least one window"
-    return (total / weight_sum).to(value.dtype)
+    return total.div_(weight_sum).to(value.dtype)
 
 
 def _starts(size: int, window: int, stride: int) -> list[int]:

@@ -1,5 +1,8 @@
 """A first stage in windows."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -72,3 +75,35 @@ def test_latent_of_an_encoding_is_a_sample_a_mode_or_the_tensor_itself():
     assert torch.equal(first_latent(posterior, noise), posterior.sample(noise))
     assert torch.equal(first_latent(posterior), posterior.mode())
     assert torch.equal(first_latent(noise), noise)
+
+
+# in a process of its own, for the peak is the process's; its activations at 4096 x 4096 would be
+# 1 GiB each
+LARGE = """
+import resource
+import torch
+from ldm.autoencoders.tiled import Tiled
+from ldm.models.autoencoder import AutoencoderKL
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+network = {
+    "ch": 16, "ch_mult": [1, 1, 1, 1], "num_res_blocks": 1, "attn_resolutions": [], "out_ch": 3,
+    "in_channels": 3, "resolution": 256, "z_channels": 4, "num_groups": 8, "attn_type": "none",
+}
+model = AutoencoderKL(network, None, embed_dim=4).eval()
+before = peak()
+with torch.no_grad():
+    tiled = Tiled(model)
+    made = tiled.decode(tiled.encode(torch.rand(1, 3, 4096, 4096)).mode())
+assert made.shape == (1, 3, 4096, 4096) and made.isfinite().all()
+print(peak() - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in other units elsewhere")
+def test_large_image_makes_the_round_trip_within_two_gib():
+    done = subprocess.run([sys.executable, "-c", LARGE], capture_output=True, text=True, check=True)
+    assert 0.5 < float(done.stdout) < 2  # the image and its reconstruction are 0.375 GiB
