@@ -26,6 +26,7 @@ _AT_MOST = {
     "accumulate_grad_batches": 1,
     "max_images": 2,
 }
+_LARGEST_IMAGE = 64  # pixels, for a first stage: a second stage's latents have a size of their own
 _INSTEAD = {"ckpt_path": "null", "lpips_weights": "null", "perceptual_weight": "0"}
 
 
@@ -63,10 +64,12 @@ def entries(value: Any, path: str = "") -> Iterator[tuple[str, str, Any]]:
 def shrunk(config: dict[str, Any], root: Path | str) -> list[str]:
     """Overrides that leave a configuration its shape and take away its size.
 
-    The networks keep their levels and attention and become narrow; files that are not there are
-    not asked for; images come from `root`, where they come from a directory.
+    The networks keep their levels and attention and become narrow; the images of a first stage
+    become small; files that are not there are not asked for; images come from `root`, where they
+    come from a directory.
     """
     overrides = []
+    is_first_stage = "ddconfig" in config["model"].get("params", {})
     for path, key, value in entries(config):
         if key in _AT_MOST and (value is None or value > _AT_MOST[key]):
             overrides.append(f"{path}={_AT_MOST[key]}")
@@ -74,6 +77,8 @@ def shrunk(config: dict[str, Any], root: Path | str) -> list[str]:
             overrides.append(f"{path}={_INSTEAD[key]}")
         elif key == "root" and value == "???":
             overrides.append(f"{path}={root}")
+        elif is_first_stage and key == "size" and isinstance(value, int):
+            overrides.append(f"{path}={min(value, _LARGEST_IMAGE)}")
     return overrides
 
 
