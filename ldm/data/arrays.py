@@ -47,8 +47,8 @@ def with_dtype(fractions: NDArray[np.floating[Any]], dtype: Dtype) -> NDArray[An
     if dtype == "uint8":
         return np.rint(fractions * 255).astype(np.uint8)
     # rounding may end just above 1
-    signed: NDArray[Any] = 2 * fractions - 1
-    return signed.clip(-1, 1).astype(np.float32)
+    pixels: NDArray[np.float32] = (2 * fractions - 1).clip(-1, 1).astype(np.float32)
+    return pixels
 
 
 def npy_shape(path: Path, channels: int) -> tuple[int, int]:

@@ -75,11 +75,9 @@ def list_files(root: Path, extensions: Collection[str] = EXTENSIONS) -> tuple[li
 
 
 def _without_arrays_of_images(names: list[str]) -> list[str]:
-    parts = {name: os.path.splitext(name) for name in names}
-    stems = {stem for stem, extension in parts.values() if extension.lower() != ".npy"}
-    return [
-        name for name in names if parts[name][1].lower() != ".npy" or parts[name][0] not in stems
-    ]
+    arrays = {name for name in names if name.lower().endswith(".npy")}
+    stems = {os.path.splitext(name)[0] for name in names if name not in arrays} if arrays else ()
+    return [name for name in names if name not in arrays or name[: -len(".npy")] not in stems]
 
 
 def _is_shown(name: str) -> bool:
