@@ -208,8 +208,8 @@ def _check_images(model: Any, image: Tensor, origin: str) -> None:
     height, width = z.shape[-2:]
     if height % factor or width % factor:
         raise ConfigError(
-            f"{origin}: images of {shape[2]} x {shape[3]} become {height} x {width} latents; expected "
-            f"multiples of {factor}, by which unet_config.params.channel_mult divides them"
+            f"{origin}: images of {shape[2]} x {shape[3]} become {height} x {width} latents; "
+            f"expected multiples of {factor}, by which unet_config.params.channel_mult divides them"
         )
     size = model.image_size
     expected = (size, size) if isinstance(size, int) else tuple(size)

@@ -36,7 +36,7 @@ def scaled(
     if is_outside.any():
         index = tuple(int(i) for i in np.unravel_index(is_outside.argmax(), values.shape))
         place = ", ".join(map(str, index))
-        raise ValueError(f"{values[index]} at [{place}] is outside {low:g}..{high:g}")
+        raise ValueError(f"{values[index]!s} at [{place}] is outside {low:g}..{high:g}")
     wide: NDArray[Any] = values.astype(np.float64 if kind == "f" and width > 4 else np.float32)
     fractions: NDArray[np.floating[Any]] = (wide - low) / (high - low)
     return fractions
@@ -45,10 +45,11 @@ def scaled(
 def with_dtype(fractions: NDArray[np.floating[Any]], dtype: Dtype) -> NDArray[Any]:
     """Numbers in 0..1 as pixels: uint8 in 0..255, rounded, or float32 in [-1, 1]."""
     if dtype == "uint8":
-        return np.rint(fractions * 255).astype(np.uint8)
+        levels: NDArray[np.uint8] = np.rint(fractions * 255).astype(np.uint8)
+        return levels
     # rounding may end just above 1
-    pixels: NDArray[np.float32] = (2 * fractions - 1).clip(-1, 1).astype(np.float32)
-    return pixels
+    signed: NDArray[np.floating[Any]] = 2 * fractions - 1
+    return signed.clip(-1, 1).astype(np.float32)
 
 
 def npy_shape(path: Path, channels: int) -> tuple[int, int]:

@@ -49,7 +49,8 @@ class FirstStageLoss(nn.Module, ABC):
     disc_conditional: the discriminator also sees a condition, joined on channels and counted in
     disc_in_channels.  perceptual_weight: 0 leaves LPIPS out, and its network is then not built.
     lpips_weights, lpips_channels: see `LPIPS`; the latter is held against disc_in_channels, which
-    are the image's unless there is a condition.  pixel_loss: `l1` or `l2`.  pixelloss_weight: accepted, unused.
+    are the image's unless there is a condition.
+    pixel_loss: `l1` or `l2`.  pixelloss_weight: accepted, unused.
     """
 
     def __init__(
