@@ -37,9 +37,11 @@ def scaled(
         index = tuple(int(i) for i in np.unravel_index(is_outside.argmax(), values.shape))
         place = ", ".join(map(str, index))
         raise ValueError(f"{values[index]!s} at [{place}] is outside {low:g}..{high:g}")
+    # a copy, changed in place: stacks of channels are large
     wide: NDArray[Any] = values.astype(np.float64 if kind == "f" and width > 4 else np.float32)
-    fractions: NDArray[np.floating[Any]] = (wide - low) / (high - low)
-    return fractions
+    wide -= low
+    wide /= high - low
+    return wide
 
 
 def with_dtype(fractions: NDArray[np.floating[Any]], dtype: Dtype) -> NDArray[Any]:

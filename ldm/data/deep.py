@@ -142,6 +142,6 @@ def _bits_in_header(path: Path, kind: str | None) -> int:
         # the third byte of the box: profile, then a bit for 10 or more and one for 12
         start = head.find(b"av1C") + 6
         return 8 + 2 * (head[start] >> 6 & 1) + 2 * (head[start] >> 5 & 1)
-    # the codestream's SIZ: markers, length, capabilities, eight sizes, the number of components
+    # behind the two markers: length, capabilities, eight sizes, the number of components
     start = head.find(b"\xff\x4f\xff\x51") + 4 + 2 + 2 + 8 * 4 + 2
     return (head[start] & 0x7F) + 1

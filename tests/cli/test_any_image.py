@@ -5,9 +5,12 @@ import pytest
 import torch
 from PIL import Image
 
+from ldm.cli.sampling import draw_and_write, sampling_parser
 from ldm.cli.train import main
+from ldm.config import instantiate_from_config
 from ldm.io.checkpoint import load_state
-from tests.cli.runs import first_stage, only_run, write
+from ldm.tensor import to_uint8
+from tests.cli.runs import first_stage, only_run, unconditional, write
 from tests.data.deep_files import levels, write_png
 
 F8 = {"ch": 8, "ch_mult": [1, 1, 1, 1], "num_groups": 4, "dropout": 0.0, "resolution": 24}
@@ -100,6 +103,21 @@ def test_a_hole_in_an_array_is_named_and_training_goes_on(tmp_path, monkeypatch,
     words = [f"data.params.{split}.params.split=all" for split in ("train", "validation")]
     assert main(["-t", "-b", path, "--gpus", "cpu", *words]) == 0
     assert "0.npy (nan at [5, 6, 7] is outside 0..10000) is replaced" in caplog_ldm.text
+
+
+@pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (2, "L"), (4, "RGBA"), (13, "RGB")])
+def test_what_is_drawn_is_written_as_far_as_a_png_holds_it(tmp_path, channels, mode):
+    block = unconditional()["model"]
+    decoder = block["params"]["first_stage_config"]["params"]["ddconfig"]
+    block["params"]["first_stage_config"]["params"]["ddconfig"] = {**decoder, "out_ch": channels}
+    model = instantiate_from_config({key: block[key] for key in ("target", "params")}).eval()
+    words = ["run", "--steps", "2", "--out", str(tmp_path)]
+    draw_and_write(model, sampling_parser("").parse_args(words), [7])
+    want = to_uint8(model.sample([7], steps=2))[0, ..., : 1 if mode == "L" else len(mode)]
+    with Image.open(tmp_path / "00000.png") as picture:
+        assert picture.mode == mode
+        np.testing.assert_array_equal(np.asarray(picture).reshape(want.shape), want)
+    assert (tmp_path / "grid.png").is_file()
 
 
 def test_a_codebook_of_another_size_is_named_with_both_shapes(tmp_path, monkeypatch, caplog_ldm):

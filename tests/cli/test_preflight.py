@@ -125,6 +125,33 @@ def test_each_part_of_a_first_stage_that_has_other_channels_is_named(check, word
     assert expected in said
 
 
+LOSS = "model.params.lossconfig.params"
+MANY = [f"{ENCODER}.in_channels=13", f"{ENCODER}.out_ch=13", f"{LOSS}.disc_in_channels=13"]
+
+
+@pytest.mark.parametrize(
+    ("choice", "expected"),
+    [
+        ("null", "got 13; choose with lossconfig.params.lpips_channels"),
+        ("[0,1,13]", "lpips_channels=[0, 1, 13]: images have 13 channels"),
+        ("[0,1]", "lpips_channels=[0, 1]: expected three channels"),
+        ("all", "lpips_channels: expected list of int or 'each' or None, got 'all'"),
+    ],
+)
+def test_what_lpips_cannot_compare_is_named(check, choice, expected):
+    words = [f"{LOSS}.perceptual_weight=1", f"{LOSS}.lpips_channels={choice}"]
+    code, said = check(images(first_stage, 16, 16, 13), *MANY, *words)
+    assert code == 2
+    assert expected in said
+
+
+@pytest.mark.parametrize("choice", ["[3,2,1]", "each"])
+def test_lpips_compares_the_channels_that_are_chosen(check, choice):
+    words = [f"{LOSS}.perceptual_weight=1", f"{LOSS}.lpips_channels={choice}"]
+    code, said = check(images(first_stage, 16, 16, 13), *MANY, *words)
+    assert code == 0, said
+
+
 @pytest.mark.parametrize(
     ("size", "nearest"),
     [((24, 41), "24 x 40 or 24 x 42"), ((1, 40), "2 x 40"), ((17, 15), "16 x 14 or 18 x 16")],
