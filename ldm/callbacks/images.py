@@ -24,11 +24,10 @@ __all__ = ["ImageLogger", "grid"]
 def grid(images: Tensor, columns: int = 4) -> NDArray[np.uint8]:
     """Images (B, C, H, W) in [-1, 1] as one picture (H', W', 3) uint8.
 
-    One channel is shown grey; of other than one or three, the first is.
+    One channel is shown grey, as the first of two is; of more than three, the first three.
     """
     pictures = to_uint8(images).permute(0, 3, 1, 2)
-    if pictures.shape[1] not in (1, 3):
-        pictures = pictures[:, :1]
+    pictures = pictures[:, : 1 if pictures.shape[1] < 3 else 3]
     sheet = make_grid(pictures.cpu(), nrow=columns, padding=2)  # one channel becomes three
     return sheet.permute(1, 2, 0).numpy()  # type: ignore[no-any-return]
 

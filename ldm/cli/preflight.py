@@ -18,6 +18,7 @@ from ldm.config.signature import parameter_problems
 from ldm.io.checkpoint import compare, load_state
 from ldm.io.unpickle import unpickle
 from ldm.log import log
+from ldm.losses.autoencoder import FirstStageLoss
 from ldm.tensor import to_image_tensor
 
 __all__ = ["preflight"]
@@ -53,7 +54,7 @@ def preflight(
                 f"{where}: {key!r} is no entry of the data, which has {', '.join(sorted(sample))}"
                 + did_you_mean(key, sample)
             )
-    _check_images(model, _image(model, sample, origin))
+    _check_images(model, _image(model, sample, origin), origin)
     _check_classes(model, data.num_classes)
     _check_pictures(model, callbacks or {})
     if checkpoint is None:
@@ -161,12 +162,35 @@ def _needed(model: Any) -> dict[str, str]:
     return entries
 
 
-def _check_images(model: Any, image: Tensor) -> None:
+def _check_channels(model: Any, channels: int, origin: str) -> None:
+    """The first stage must take images of so many channels, and one that is trained give them."""
+    first_stage = getattr(model, "first_stage_model", model)
+    place = "model.params" + ("" if first_stage is model else ".first_stage_config.params")
+    counts = {"in_channels": getattr(getattr(first_stage, "encoder", None), "in_channels", None)}
+    loss = getattr(model, "loss", None)
+    if isinstance(loss, FirstStageLoss):
+        counts["out_ch"] = model.get_last_layer().shape[0]
+    for name, count in counts.items():
+        if count not in (None, channels):
+            raise ConfigError(
+                f"{place}.ddconfig.{name}: {count}, but the images of {origin} have {channels} "
+                "channels"
+            )
+    if isinstance(loss, FirstStageLoss):
+        try:
+            loss.require_channels(channels)
+        except ValueError as error:
+            raise ConfigError(f"{origin}: images of {channels} channels: {error}") from error
+
+
+def _check_images(model: Any, image: Tensor, origin: str) -> None:
     """Send the image's shape through the first stage, and the latent's to the network's sizes.
 
     A first stage that is to be trained also shows it to its discriminator.
+    origin: place of the image's set in the configuration.
     """
     shape = to_image_tensor(image[None]).shape
+    _check_channels(model, shape[1], origin)
     images = torch.empty(shape, device="meta")
     try:
         z = model.encode(images)
@@ -174,7 +198,7 @@ def _check_images(model: Any, image: Tensor) -> None:
             model.loss.judge(images)
     except (RuntimeError, ValueError) as error:
         raise ConfigError(
-            f"data: images of {shape[1]} channels, {shape[2]} x {shape[3]}, do not fit the "
+            f"{origin}: images of {shape[1]} channels, {shape[2]} x {shape[3]}, do not fit the "
             f"first stage: {str(error).splitlines()[0]}"
         ) from error
     net = getattr(getattr(model, "model", None), "diffusion_model", None)
@@ -184,8 +208,8 @@ def _check_images(model: Any, image: Tensor) -> None:
     height, width = z.shape[-2:]
     if height % factor or width % factor:
         raise ConfigError(
-            f"data: images of {shape[2]} x {shape[3]} become {height} x {width} latents; expected "
-            f"multiples of {factor}, by which unet_config.params.channel_mult divides them"
+            f"{origin}: images of {shape[2]} x {shape[3]} become {height} x {width} latents; "
+            f"expected multiples of {factor}, by which unet_config.params.channel_mult divides them"
         )
     size = model.image_size
     expected = (size, size) if isinstance(size, int) else tuple(size)

@@ -316,8 +316,10 @@ def _plain(value: Any) -> Any:
 
 
 def _save(image: NDArray[np.uint8], path: Path, record: Mapping[str, Any]) -> None:
-    """Write a PNG with its record as text."""
+    """Write a PNG with its record as text; of two channels the first, of five or more three."""
     info = PngInfo()
     for key, value in record.items():
         info.add_text(key, str(value))
+    if image.shape[2] not in (1, 3, 4):  # not what a PNG holds
+        image = image[..., : 1 if image.shape[2] == 2 else 3]
     Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image).save(path, pnginfo=info)

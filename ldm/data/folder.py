@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from ldm.config import ConfigError
+from ldm.data.arrays import Dtype
 from ldm.data.captions import Captions
-from ldm.data.decoding import Channels
 from ldm.data.images import ImageFiles
 from ldm.data.listing import (
     Split,
@@ -20,8 +20,10 @@ from ldm.data.listing import (
     read_list,
     split_by_hash,
 )
+from ldm.data.pixels import PixelFormat
 from ldm.data.transforms import Framing, Interpolation
 from ldm.log import log
+from ldm.ranges import Positive
 
 __all__ = ["ImageFolder", "ImageList"]
 
@@ -38,9 +40,12 @@ class ImageFolder(ImageFiles):
     val_fraction: share of the images held out for validation, by a hash of their names.
     random_crop: cut the window at random along the longer side instead of from the centre.
     flip_p: probability of a mirrored image; a caption that says left or right prevents it.
-    interpolation, channels, fast_decode: as in `Framing` and `ImageFiles`.
+    interpolation, fast_decode: as in `Framing` and `ImageFiles`.
+    channels, dtype, value_range: as in `PixelFormat`. With other than 1, 3 or 4 channels, `.npy`
+        files alone are looked for; otherwise those that lie beside an image of the same name are
+        left out.
 
-    An item holds `image` (H, W, channels) uint8 and `relpath`; when all images lie in
+    An item holds `image` (H, W, channels), uint8 or float32, and `relpath`; when all images lie in
     sub-directories, `class_label` and `human_label`, the index and name of the first of them (the
     names are in `class_names`, sorted); when there are captions (`ldm.data.captions`), `caption`.
 
@@ -57,14 +62,17 @@ class ImageFolder(ImageFiles):
         random_crop: bool = False,
         flip_p: float = 0.0,
         interpolation: Interpolation = "bicubic",
-        channels: Channels = 3,
+        channels: Positive = 3,
         fast_decode: bool = False,
+        dtype: Dtype = "uint8",
+        value_range: Sequence[float] | None = None,
     ) -> None:
         framing = Framing.of(
             size, random_crop=random_crop, flip_p=flip_p, interpolation=interpolation
         )
+        pixels = PixelFormat.of(channels, dtype, value_range)
         directory = existing_directory(root, expected="a directory of images")
-        names, texts = list_files(directory)
+        names, texts = list_files(directory, pixels.extensions)
         # classes and captions are those of the whole directory, the same for every split
         self.class_names = class_names(names)
         if self.class_names and _SPLIT_NAMES.issuperset(self.class_names):
@@ -86,7 +94,7 @@ class ImageFolder(ImageFiles):
             len(self.class_names),
             "with" if self._captions else "no",
         )
-        super().__init__(directory, chosen, framing, channels=channels, fast_decode=fast_decode)
+        super().__init__(directory, chosen, framing, pixels=pixels, fast_decode=fast_decode)
 
     def facts(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         """Class and caption of a sample, as far as the directory has them."""
@@ -117,12 +125,15 @@ class ImageList(ImageFiles):
         random_crop: bool = False,
         flip_p: float = 0.0,
         interpolation: Interpolation = "bicubic",
-        channels: Channels = 3,
+        channels: Positive = 3,
         fast_decode: bool = False,
+        dtype: Dtype = "uint8",
+        value_range: Sequence[float] | None = None,
     ) -> None:
         framing = Framing.of(
             size, random_crop=random_crop, flip_p=flip_p, interpolation=interpolation
         )
+        pixels = PixelFormat.of(channels, dtype, value_range)
         path = Path(file).expanduser()
         if not path.is_file():
             raise ConfigError(f"file: there is no list {path}; expected one image name to a line")
@@ -132,4 +143,4 @@ class ImageList(ImageFiles):
         names = read_list(path)
         if not names:
             raise ConfigError(f"file: {path} is empty; expected one image name to a line")
-        super().__init__(directory, names, framing, channels=channels, fast_decode=fast_decode)
+        super().__init__(directory, names, framing, pixels=pixels, fast_decode=fast_decode)

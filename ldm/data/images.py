@@ -19,8 +19,9 @@ from torch.utils.data import Dataset
 
 from ldm.config import ConfigError, did_you_mean
 from ldm.data.captions import mentions_a_side
-from ldm.data.decoding import UNREADABLE, Channels, header_size, read_image, reason
+from ldm.data.decoding import UNREADABLE, reason
 from ldm.data.listing import class_of
+from ldm.data.pixels import PixelFormat
 from ldm.data.transforms import Framing
 from ldm.log import log, rank
 
@@ -36,11 +37,12 @@ class ImageFiles(Dataset[dict[str, Any]]):
     """Images below a directory, by name, each framed to one size.
 
     root: directory.  names: files relative to it.  framing: crop, size and flip.
-    channels: 3 for RGB, 1 for grey.  fast_decode: let JPEG decode at a reduced size (see
-    `read_image`).
+    pixels: channels, type and range, RGB in uint8 by default.  fast_decode: let JPEG decode at a
+    reduced size (see `read_image`).
 
-    `item(index, rng)` is a dictionary with `image` (H, W, channels) uint8, `relpath`, and what a
-    subclass adds in `facts`. Every random choice is drawn from `rng`.
+    `item(index, rng)` is a dictionary with `image` (H, W, channels) in 0..255 as uint8 or in
+    [-1, 1] as float32, `relpath`, and what a subclass adds in `facts`. Every random choice is drawn
+    from `rng`.
 
     `class_names` are those of a subclass whose classes are directories, in the order of the labels.
 
@@ -55,10 +57,11 @@ class ImageFiles(Dataset[dict[str, Any]]):
         names: Sequence[str],
         framing: Framing,
         *,
-        channels: Channels = 3,
+        pixels: PixelFormat | None = None,
         fast_decode: bool = False,
     ) -> None:
-        self.root, self.names, self.framing, self.channels = root, list(names), framing, channels
+        self.root, self.names, self.framing = root, list(names), framing
+        self.pixels = pixels or PixelFormat()
         # at least _MIN_SIDE: a picture that a draft made narrow is not a narrow picture
         self._draft_side = max(framing.height, framing.width, _MIN_SIDE) if fast_decode else None
         self._bad: dict[int, str] = {}
@@ -104,7 +107,7 @@ class ImageFiles(Dataset[dict[str, Any]]):
                 )
         self.class_names = list(names)
 
-    def _good_from(self, index: int) -> tuple[int, NDArray[np.uint8]]:
+    def _good_from(self, index: int) -> tuple[int, NDArray[Any]]:
         """The first sample from `index` on, around the end, that can be read, and its pixels."""
         for step in range(len(self)):
             candidate = (index + step) % len(self)
@@ -126,10 +129,10 @@ class ImageFiles(Dataset[dict[str, Any]]):
             f"{self.root}: none of its {len(self)} image files can be used: {self._bad_names()}"
         )
 
-    def _pixels(self, name: str) -> NDArray[np.uint8] | str:
+    def _pixels(self, name: str) -> NDArray[Any] | str:
         """A file's pixels, or what is wrong with it."""
         try:
-            pixels = read_image(self.root / name, self.channels, draft_side=self._draft_side)
+            pixels = self.pixels.read(self.root / name, draft_side=self._draft_side)
         except UNREADABLE as error:
             return reason(error)
         # asked again after the survey: how far that came depends on the disk
@@ -171,7 +174,7 @@ class ImageFiles(Dataset[dict[str, Any]]):
     def _inspect(self, name: str) -> str | bool:
         """What is wrong with a file as far as its header shows, or whether the image is small."""
         try:
-            width, height = header_size(self.root / name)
+            width, height = self.pixels.size(self.root / name)
         except UNREADABLE as error:
             return reason(error)
         return _too_narrow(width, height) or (

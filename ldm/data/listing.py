@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -41,9 +41,11 @@ def existing_directory(root: str | Path, *, key: str = "root", expected: str) ->
     raise ConfigError(f"{key}: {problem}; expected {expected}")
 
 
-def list_files(root: Path) -> tuple[list[str], set[str]]:
+def list_files(root: Path, extensions: Collection[str] = EXTENSIONS) -> tuple[list[str], set[str]]:
     """Names of the images and, without extension, of the `.txt` files, at any depth below `root`.
 
+    extensions: of the images, in lower case with their dot. Among others, `.npy` files that lie
+    beside an image of the same name are left out: they tell something about it.
     Names are relative, with forward slashes; the images are sorted. Hidden files and directories
     are left out, links to directories are followed once.
     Raises ConfigError when there are no images.
@@ -60,16 +62,22 @@ def list_files(root: Path) -> tuple[list[str], set[str]]:
         prefix = "" if below == "." else f"{below}/"
         for name in filter(_is_shown, files):
             stem, extension = os.path.splitext(name)
-            if extension.lower() in EXTENSIONS:
+            if extension.lower() in extensions:
                 images.append(prefix + name)
             elif extension.lower() == ".txt":
                 texts.add(prefix + stem)
     if not images:
         raise ConfigError(
-            f"{root} holds no images; expected files ending in {' '.join(sorted(EXTENSIONS))}, "
+            f"{root} holds no images; expected files ending in {' '.join(sorted(extensions))}, "
             "in it or below it"
         )
-    return sorted(images), texts
+    return _without_arrays_of_images(sorted(images)), texts
+
+
+def _without_arrays_of_images(names: list[str]) -> list[str]:
+    arrays = {name for name in names if name.lower().endswith(".npy")}
+    stems = {os.path.splitext(name)[0] for name in names if name not in arrays} if arrays else ()
+    return [name for name in names if name not in arrays or name[: -len(".npy")] not in stems]
 
 
 def _is_shown(name: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from ldm.config import ConfigError, did_you_mean
 
 __all__ = ["Framing", "Interpolation", "crop", "resize", "side_lengths"]
 
-Pixels = NDArray[np.uint8]
+Pixels = NDArray[Any]  # uint8 in 0..255, or float32 in [-1, 1]
 
 Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
 
@@ -31,8 +31,10 @@ def crop(image: Pixels, height: int, width: int, rng: np.random.Generator | None
 def resize(
     image: Pixels, height: int, width: int, interpolation: Interpolation = "bicubic"
 ) -> Pixels:
-    """An image (H, W, C) uint8 at another size, anti-aliased unless `nearest`.
+    """An image (H, W, C) at another size, anti-aliased unless `nearest`.
 
+    uint8 in 0..255 or float32 in [-1, 1], with any number of channels, each for itself: alpha does
+    not weigh the colours. What a filter overshoots is clipped.
     The filters are Pillow's. Bilinear and bicubic are computed by torch, which differs by at most
     one grey level and is several times faster.
     """
@@ -41,11 +43,20 @@ def resize(
     if interpolation in ("bilinear", "bicubic"):
         batch = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
         sized = F.interpolate(batch, (height, width), mode=interpolation, antialias=True)
-        return np.ascontiguousarray(sized[0].permute(1, 2, 0).numpy())
+        return np.ascontiguousarray(_clipped(sized[0].permute(1, 2, 0).numpy()))
     method = Image.Resampling[interpolation.upper()]
+    if image.dtype != np.uint8 or image.shape[2] not in (1, 3):
+        pages = (Image.fromarray(image[..., channel]) for channel in range(image.shape[2]))
+        sized_pages = [np.asarray(page.resize((width, height), method)) for page in pages]
+        return _clipped(np.stack(sized_pages, axis=2))
     picture = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
     sized_picture = np.asarray(picture.resize((width, height), method))
     return sized_picture.reshape(height, width, image.shape[2])
+
+
+def _clipped(image: Pixels) -> Pixels:
+    """Floating-point pixels in [-1, 1]; uint8 ones as they are."""
+    return image if image.dtype == np.uint8 else image.clip(-1, 1)
 
 
 def side_lengths(size: int | Sequence[int], name: str = "size") -> tuple[int, int]:

@@ -21,7 +21,7 @@ from ldm.losses.adversarial import (
     discriminator_loss,
     generator_loss,
 )
-from ldm.losses.perceptual import LPIPS
+from ldm.losses.perceptual import LPIPS, LpipsChannels
 from ldm.losses.reconstruction import (
     ReconstructionError,
     check_pixel_loss,
@@ -48,7 +48,9 @@ class FirstStageLoss(nn.Module, ABC):
     disc_weight: multiplies the adaptive weight.  disc_num_layers, disc_ndf: depth and width.
     disc_conditional: the discriminator also sees a condition, joined on channels and counted in
     disc_in_channels.  perceptual_weight: 0 leaves LPIPS out, and its network is then not built.
-    lpips_weights: see `LPIPS`.  pixel_loss: `l1` or `l2`.  pixelloss_weight: accepted, unused.
+    lpips_weights, lpips_channels: see `LPIPS`; the latter is held against disc_in_channels, which
+    are the image's unless there is a condition.
+    pixel_loss: `l1` or `l2`.  pixelloss_weight: accepted, unused.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class FirstStageLoss(nn.Module, ABC):
         use_actnorm: bool,
         perceptual_weight: Weight,
         lpips_weights: str | Path | None,
+        lpips_channels: LpipsChannels,
         pixel_loss: str,
     ) -> None:
         super().__init__()
@@ -75,7 +78,12 @@ class FirstStageLoss(nn.Module, ABC):
         self.disc_loss = discriminator_loss(disc_loss)
         self.pixel_loss = check_pixel_loss(pixel_loss)
         self.perceptual_weight = perceptual_weight
-        self.perceptual_loss = LPIPS(lpips_weights) if perceptual_weight else None
+        self.perceptual_loss: LPIPS | None = None
+        if perceptual_weight:
+            self.perceptual_loss = LPIPS(lpips_weights, lpips_channels)
+            if not disc_conditional:
+                _check_compared(self.perceptual_loss, disc_in_channels)
+        self._disc_in_channels = disc_in_channels
         self.discriminator = NLayerDiscriminator(
             input_nc=disc_in_channels,
             n_layers=disc_num_layers,
@@ -174,6 +182,14 @@ class FirstStageLoss(nn.Module, ABC):
         if self.perceptual_loss is not None:
             self.perceptual_loss.require_weights()
 
+    def require_channels(self, count: int) -> None:
+        """Raise ValueError when images of so many channels cannot be judged or compared."""
+        seen = self._disc_in_channels
+        if count > seen or (count < seen and not self.disc_conditional):
+            raise ValueError(f"lossconfig.params.disc_in_channels: {seen}, expected {count}")
+        if self.perceptual_loss is not None:
+            self.perceptual_loss.require_channels(count)
+
     def _error(self, inputs: Tensor, reconstructions: Tensor) -> ReconstructionError:
         return reconstruction_error(
             inputs,
@@ -224,6 +240,7 @@ class LPIPSWithDiscriminator(FirstStageLoss):
         pixel_loss: str = "l1",
         learn_logvar: bool = False,
         lpips_weights: str | Path | None = None,
+        lpips_channels: LpipsChannels = None,
     ) -> None:
         super().__init__(
             disc_start=disc_start,
@@ -237,6 +254,7 @@ class LPIPSWithDiscriminator(FirstStageLoss):
             use_actnorm=use_actnorm,
             perceptual_weight=perceptual_weight,
             lpips_weights=lpips_weights,
+            lpips_channels=lpips_channels,
             pixel_loss=pixel_loss,
         )
         self.kl_weight = kl_weight
@@ -287,6 +305,7 @@ class VQLPIPSWithDiscriminator(FirstStageLoss):
         pixel_loss: str = "l1",
         *,
         lpips_weights: str | Path | None = None,
+        lpips_channels: LpipsChannels = None,
     ) -> None:
         if perceptual_loss != "lpips":
             raise ValueError(f"perceptual_loss={perceptual_loss!r}: only 'lpips' is available")
@@ -302,6 +321,7 @@ class VQLPIPSWithDiscriminator(FirstStageLoss):
             use_actnorm=use_actnorm,
             perceptual_weight=perceptual_weight,
             lpips_weights=lpips_weights,
+            lpips_channels=lpips_channels,
             pixel_loss=pixel_loss,
         )
         self.codebook_weight = codebook_weight
@@ -322,6 +342,13 @@ class VQLPIPSWithDiscriminator(FirstStageLoss):
         perplexity, used = codebook_use(codes, self.n_classes)
         use = {"perplexity": perplexity.reshape(1), "cluster_usage": used.reshape(1).float()}
         return replace(terms, parts=terms.parts | use)
+
+
+def _check_compared(perceptual_loss: LPIPS, disc_in_channels: int) -> None:
+    try:
+        perceptual_loss.require_channels(disc_in_channels)
+    except ValueError as error:
+        raise ValueError(f"disc_in_channels={disc_in_channels}: {error}") from error
 
 
 def _detached(parts: dict[str, Tensor]) -> dict[str, Tensor]:

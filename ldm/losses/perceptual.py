@@ -8,9 +8,10 @@ Zhang et al., The Unreasonable Effectiveness of Deep Features as a Perceptual Me
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,9 @@ from torch.nn import functional as F
 
 from ldm.nets.layout import arranged
 
-__all__ = ["LPIPS", "VGG16_FILE"]
+__all__ = ["LPIPS", "VGG16_FILE", "LpipsChannels"]
+
+LpipsChannels: TypeAlias = Sequence[int] | Literal["each"] | None
 
 VGG16_FILE = "vgg16-397923af.pth"
 
@@ -40,10 +43,18 @@ class LPIPS(nn.Module):
     dict. By default the file is taken from torch's hub cache when it is there.
     Building without weights works, since a checkpoint may bring them; comparing images does not
     (`require_weights`).
+
+    lpips_channels: how images become the three channels that the network sees. None: three as they
+    are, one repeated, others are an error. Three indices, counted from 0: these channels, as red,
+    green and blue. `each`: every channel by itself, repeated, and the mean of their distances; time
+    and memory grow with the number of channels.
     """
 
-    def __init__(self, weights: str | Path | None = None) -> None:
+    def __init__(
+        self, weights: str | Path | None = None, lpips_channels: LpipsChannels = None
+    ) -> None:
         super().__init__()
+        self.lpips_channels = _checked(lpips_channels)
         self.scaling_layer = _Scaling()
         self.net = _VGG16()
         for stage, (width, _) in enumerate(STAGES):
@@ -61,10 +72,38 @@ class LPIPS(nn.Module):
     def forward(self, inputs: Tensor, reconstructions: Tensor) -> Tensor:
         """Distance of each pair of images, (B, 1, 1, 1), without a unit; 0 for equal images.
 
-        inputs, reconstructions: (B, C, H, W) in [-1, 1] with C = 3, or 1 (repeated). Only
-        `reconstructions` can get a gradient.
+        inputs, reconstructions: (B, C, H, W) in [-1, 1] with as many channels as `lpips_channels`
+        allows. Only `reconstructions` can get a gradient.
         """
         self.require_weights()
+        self.require_channels(inputs.shape[1])
+        if self.lpips_channels != "each":
+            return self._distance(self._selected(inputs), self._selected(reconstructions))
+        pages = (images.flatten(0, 1)[:, None] for images in (inputs, reconstructions))
+        distances = self._distance(*pages).reshape(inputs.shape[:2])  # (B, C)
+        return distances.mean(dim=1)[:, None, None, None]
+
+    def require_channels(self, count: int) -> None:
+        """Raise ValueError when images of so many channels cannot be compared."""
+        chosen = self.lpips_channels
+        if chosen is None and count not in (1, 3):
+            raise ValueError(
+                f"LPIPS compares images of 3 channels, or 1 that is repeated, got {count}; choose "
+                "with lossconfig.params.lpips_channels: three indices such as [0, 1, 2], or each; "
+                "or train without the perceptual term: lossconfig.params.perceptual_weight: 0"
+            )
+        if isinstance(chosen, tuple) and max(chosen) >= count:
+            raise ValueError(
+                f"lpips_channels={list(chosen)}: images have {count} channels, expected indices "
+                f"from 0 to {count - 1}"
+            )
+
+    def _selected(self, images: Tensor) -> Tensor:
+        chosen = self.lpips_channels
+        return images[:, list(chosen)] if isinstance(chosen, tuple) else images
+
+    def _distance(self, inputs: Tensor, reconstructions: Tensor) -> Tensor:
+        """Distance (B, 1, 1, 1) of images of three channels or one."""
         with torch.no_grad():
             targets = [_unit_length(f) for f in self.net(self.scaling_layer(inputs))]
         features = self.net(self.scaling_layer(reconstructions))
@@ -109,11 +148,6 @@ class _Scaling(nn.Module):
         self.scale: Tensor
 
     def forward(self, images: Tensor) -> Tensor:
-        if images.shape[1] not in (1, 3):
-            raise ValueError(
-                f"LPIPS compares images of 3 channels, or 1 that is repeated, got "
-                f"{images.shape[1]}; for other images set perceptual_weight: 0"
-            )
         return (images - self.shift) / self.scale  # (B, 1, H, W) broadcasts to 3 channels
 
 
@@ -151,6 +185,16 @@ class _Head(nn.Module):
         super().__init__()
         # index 0 was the dropout the heads were trained with
         self.model = nn.Sequential(nn.Identity(), nn.Conv2d(channels, 1, 1, bias=False))
+
+
+def _checked(channels: LpipsChannels) -> tuple[int, ...] | Literal["each"] | None:
+    if channels is None or channels == "each":
+        return channels
+    if isinstance(channels, str) or len(channels) != 3 or min(channels) < 0:
+        raise ValueError(
+            f"lpips_channels={channels!r}: expected three channels, counted from 0, or 'each'"
+        )
+    return tuple(channels)
 
 
 def _unit_length(features: Tensor) -> Tensor:

@@ -88,15 +88,23 @@ class Encoder(nn.Module):
         if x.shape[1] != self.in_channels:
             raise ValueError(f"images have {x.shape[1]} channels, expected {self.in_channels}")
         if x.shape[2] % factor or x.shape[3] % factor:
-            raise ValueError(
-                f"images are {x.shape[2]}x{x.shape[3]}, "
-                f"height and width must be multiples of {factor}"
-            )
+            raise ValueError(_size_problem(x.shape[2], x.shape[3], factor))
         h = self.conv_in(arranged(x))
         for level in self.down:
             h = level(h)
         out: Tensor = self.conv_out(norm_silu(self.mid(h), self.norm_out))
         return out
+
+
+def _size_problem(height: int, width: int, factor: int) -> str:
+    """Why images of this size cannot be encoded, and the nearest sizes that can."""
+    lower = [max(side // factor, 1) * factor for side in (height, width)]
+    upper = [-(-side // factor) * factor for side in (height, width)]
+    sizes = " or ".join(dict.fromkeys(f"{h} x {w}" for h, w in (lower, upper)))
+    return (
+        f"images are {height} x {width}, height and width must be multiples of f = {factor}; "
+        f"the nearest: {sizes}"
+    )
 
 
 class Decoder(nn.Module):

@@ -123,7 +123,10 @@ def test_images_from_zero_to_one_are_shown_as_such(tmp_path):
 def test_a_grid_clips_rounds_and_shows_any_channels():
     images = torch.tensor([-2.0, 0.0, 2.0]).reshape(3, 1, 1, 1)
     assert grid(images, columns=3)[2, 2::3, 0].tolist() == [0, 128, 255]
-    assert grid(torch.zeros(2, 5, 4, 4)).shape == (8, 14, 3)
+    levels = torch.linspace(-1, 1, 5).reshape(1, 5, 1, 1).expand(2, 5, 4, 4)
+    assert grid(levels).shape == (8, 14, 3)
+    assert grid(levels)[4, 4].tolist() == [0, 64, 128]
+    assert grid(levels[:, 3:])[4, 4].tolist() == [191, 191, 191]
     assert grid(torch.zeros(5, 3, 4, 4), columns=4).shape == (14, 26, 3)
 
 

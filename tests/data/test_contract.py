@@ -45,6 +45,10 @@ def captioned(root):
     return ImageFolder(root / "captions", [16, 24], split="all", channels=1)
 
 
+def arrays(root):
+    return ImageFolder(root / "arrays", 16, split="all", channels=13, random_crop=True, flip_p=0.5)
+
+
 def file_list(root):
     return ImageList(root / "list.txt", size=16)
 
@@ -83,7 +87,7 @@ def both_faces(root):
 
 
 MAKERS = [
-    shapes, folder, captioned, file_list, imagenet, imagenet_validation, super_resolution,
+    shapes, folder, captioned, arrays, file_list, imagenet, imagenet_validation, super_resolution,
     bedrooms, cats, celebahq, ffhq, both_faces,
 ]  # fmt: skip
 
@@ -99,6 +103,10 @@ def root(tmp_path_factory):
         Image.fromarray(gradient(32, 48)).save(place / name)
     for number in range(4):
         (place / f"captions/{number}.txt").write_text("a dog on the left\na dog\n")
+    (place / "arrays").mkdir()
+    for number in range(3):
+        values = np.random.default_rng(number).random((32, 48, 13))
+        np.save(place / f"arrays/{number}.npy", values)
     (place / "list.txt").write_text("captions/0.png\nclasses/cat/a.jpg\n")
     return place
 

@@ -170,6 +170,31 @@ def test_conditional_discriminator_asks_for_its_condition():
         kl_loss().judge(images, images)
 
 
+@pytest.mark.parametrize("make", [kl_loss, vq_loss])
+def test_lpips_of_images_with_many_channels_needs_a_choice(make):
+    many = {"disc_in_channels": 13, "perceptual_weight": 1.0}
+    with pytest.raises(ValueError, match=r"disc_in_channels=13: .* got 13.*lpips_channels"):
+        make(**many)
+    with pytest.raises(ValueError, match=r"lpips_channels=\[0, 1, 13\]: images have 13 channels"):
+        make(**many, lpips_channels=[0, 1, 13])
+    for choice in ([3, 2, 1], "each"):
+        make(**many, lpips_channels=choice).require_channels(13)
+    make(disc_in_channels=13, perceptual_weight=0).require_channels(13)
+
+
+def test_lpips_is_not_held_against_a_discriminator_that_sees_a_condition():
+    loss = kl_loss(disc_conditional=True, disc_in_channels=5, perceptual_weight=1.0)
+    loss.require_channels(3)
+    with pytest.raises(ValueError, match="disc_in_channels: 5, expected 6"):
+        loss.require_channels(6)
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_a_discriminator_of_other_channels_is_named(count):
+    with pytest.raises(ValueError, match=rf"disc_in_channels: 3, expected {count}"):
+        kl_loss().require_channels(count)
+
+
 def test_other_perceptual_networks_are_an_error():
     with pytest.raises(ValueError, match="perceptual_loss='clips'"):
         vq_loss(perceptual_loss="clips")

@@ -92,6 +92,51 @@ def test_images_of_other_channel_counts_are_an_error_that_names_the_switch(lpips
         lpips(*images(channels=4))
 
 
+def chosen(lpips, channels):
+    """The same metric for other channels."""
+    metric = LPIPS(lpips_channels=channels)
+    metric.load_state_dict(lpips.state_dict())
+    return metric
+
+
+@pytest.mark.parametrize("channels", [[3, 2, 1], [0, 0, 4], (0, 1, 2)])
+def test_chosen_channels_are_red_green_and_blue(lpips, channels):
+    a, b = images(channels=5)
+    expected = lpips(a[:, list(channels)], b[:, list(channels)])
+    torch.testing.assert_close(chosen(lpips, channels)(a, b), expected)
+
+
+def test_the_other_channels_do_not_count(lpips):
+    a, b = images(channels=5)
+    changed = b.clone().requires_grad_()
+    with torch.no_grad():
+        changed[:, [0, 4]] += 1
+    distance = chosen(lpips, [3, 2, 1])(a, changed)
+    torch.testing.assert_close(distance, chosen(lpips, [3, 2, 1])(a, b))
+    (gradient,) = torch.autograd.grad(distance.sum(), changed)
+    assert [bool(page.any()) for page in gradient.transpose(0, 1)] == [False] + [True] * 3 + [False]
+
+
+@pytest.mark.parametrize("channels", [1, 3, 5])
+def test_the_distance_of_each_channel_is_that_of_grey_images_and_the_mean_is_taken(lpips, channels):
+    a, b = images(channels=channels)
+    expected = sum(lpips(a[:, i : i + 1], b[:, i : i + 1]) for i in range(channels)) / channels
+    distance = chosen(lpips, "each")(a, b)
+    assert distance.shape == (2, 1, 1, 1)
+    torch.testing.assert_close(distance, expected)
+
+
+def test_chosen_channels_that_images_do_not_have_are_named(lpips):
+    with pytest.raises(ValueError, match=r"lpips_channels=\[3, 2, 1\]: images have 3 channels.* 2"):
+        chosen(lpips, [3, 2, 1])(*images())
+
+
+@pytest.mark.parametrize("channels", ["all", [0, 1], [0, 1, 2, 3], [-1, 0, 1], []])
+def test_a_choice_of_other_than_three_channels_is_refused(channels):
+    with pytest.raises(ValueError, match="expected three channels, counted from 0, or 'each'"):
+        LPIPS(lpips_channels=channels)
+
+
 def test_metric_stays_frozen_and_in_eval_mode(lpips):
     lpips.train()
     assert not any(module.training for module in lpips.modules())

@@ -86,7 +86,9 @@ def test_decoder_may_squash_its_output_or_stop_before_it():
     ("shape", "message"),
     [
         ((1, 1, 16, 16), "images have 1 channels, expected 3"),
-        ((1, 3, 16, 18), "images are 16x18, height and width must be multiples of 4"),
+        ((1, 3, 16, 18), "images are 16 x 18, .* f = 4; the nearest: 16 x 16 or 16 x 20$"),
+        ((1, 3, 3, 2), "images are 3 x 2, .* f = 4; the nearest: 4 x 4$"),
+        ((1, 3, 3, 9), "images are 3 x 9, .* f = 4; the nearest: 4 x 8 or 4 x 12$"),
     ],
 )
 def test_images_the_encoder_was_not_built_for_are_refused(shape, message):
