@@ -28,7 +28,7 @@ from ldm.fidelity import SSIM_WINDOW, psnr, ssim
 from ldm.losses.perceptual import LPIPS
 from ldm.tensor import to_image_tensor, to_uint8
 
-__all__ = ["Judge", "Judged", "decoded", "encoded", "judged", "lpips_of", "padded", "reconstruct"]
+__all__ = ["Judge", "Judged", "diffused_latents", "judged", "lpips_of", "padded", "reconstruct"]
 
 LPIPS_SIDE = 16  # pixels: smaller images vanish in the four poolings of VGG16
 _SCORE_PARTS = 10
@@ -46,27 +46,22 @@ def padded(images: Tensor, factor: int) -> Tensor:
     return torch.from_numpy(np.pad(images.cpu().numpy(), widths, mode="reflect")).to(images.device)
 
 
-def encoded(first_stage: Any, images: Tensor, keys: Sequence[int | str] | None, seed: int) -> Tensor:
+def diffused_latents(first_stage: Any, images: Tensor, keys: Sequence[int | str]) -> Tensor:
     """Unscaled latents (B, c, h, w) of images (B, C, H, W) in [-1, 1], as diffusion meets them.
 
-    keys: one per image, for samples of the posterior that depend on (seed, key) alone; without,
-        its mode. A VQ first stage has no posterior: its latents are those before quantisation.
+    Samples of the posterior for KL, each drawn by its key; before quantisation for VQ.
     """
-    encode = getattr(first_stage, "encode_to_prequant", first_stage.encode)
-    encoding = encode(images)
+    return _latent(getattr(first_stage, "encode_to_prequant", first_stage.encode)(images), keys, 0)
+
+
+def _latent(encoding: Any, keys: Sequence[int | str] | None, seed: int) -> Tensor:
+    """One latent (B, c, h, w): a sample by (seed, key), the mode without keys, or what VQ gives."""
+    if isinstance(encoding, tuple):  # of a VQ model: quantised latents, and what else is known
+        encoding = encoding[0]
     if keys is None or not isinstance(encoding, DiagonalGaussian):
         return first_latent(encoding)
-    draws = KeyedDraws(keys, seed, device=images.device)
+    draws = KeyedDraws(keys, seed, device=encoding.mean.device)
     return first_latent(encoding, draws.normal(encoding.mean.shape[1:], "posterior"))
-
-
-def decoded(first_stage: Any, z: Tensor) -> Tensor:
-    """Images (B, C, H, W) of unscaled latents, which a VQ first stage quantises first."""
-    if hasattr(first_stage, "encode_to_prequant"):
-        quantised = first_stage.quantize(z)[0]
-        # its interface for diffusion quantises by itself, and again changes nothing
-        return first_stage.decode(quantised)  # type: ignore[no-any-return]
-    return first_stage.decode(z)  # type: ignore[no-any-return]
 
 
 @torch.no_grad()
@@ -76,12 +71,14 @@ def reconstruct(
     """Reconstructions (B, H, W, C) uint8 of images (B, H, W, C) uint8, and the latents' (c, h, w).
 
     Images of any size are padded by reflection to multiples of the downsampling factor, and what
-    was added is cut off again.  keys, seed: see `encoded`.
+    was added is cut off again.
+    keys: one per image, for samples of a KL posterior that depend on (seed, key) alone; without,
+        its mode.
     """
     height, width = images.shape[1:3]
     given = to_image_tensor(padded(images, first_stage.downsample_factor))
-    z = encoded(first_stage, given, keys, seed)
-    made = to_uint8(decoded(first_stage, z))[:, :height, :width]
+    z = _latent(first_stage.encode(given), keys, seed)
+    made = to_uint8(first_stage.decode(z))[:, :height, :width]
     return made, (z.shape[1], z.shape[2], z.shape[3])
 
 
@@ -137,15 +134,17 @@ class Judge:
         """
         pair = to_image_tensor(images), to_image_tensor(reconstructions)
         side = min(images.shape[1:3])
-        columns = {"psnr": psnr(*pair)}
-        if side >= SSIM_WINDOW:
-            columns["ssim"] = ssim(*pair)
-        if self.lpips is not None and side >= LPIPS_SIDE:
-            columns["lpips"] = self.lpips(*pair).flatten()
+        # in float32 wherever the networks ran in less
+        with torch.autocast(images.device.type, enabled=False):
+            columns = {"psnr": psnr(*pair)}
+            if side >= SSIM_WINDOW:
+                columns["ssim"] = ssim(*pair)
+            if self.lpips is not None and side >= LPIPS_SIDE:
+                columns["lpips"] = self.lpips(*pair).flatten()
+            self._compare_features(images, reconstructions)
         rows = zip(*(values.tolist() for values in columns.values()), strict=True)
         measures = [dict(zip(columns, row, strict=True)) for row in rows]
         self._measures += measures
-        self._compare_features(images, reconstructions)
         return measures
 
     def _compare_features(self, images: Tensor, reconstructions: Tensor) -> None:
