@@ -1,8 +1,7 @@
 """Send your images through several first stages: one table and one picture.
 
 python scripts/compare_first_stages.py logs/F4 logs/F8 --images photographs/ --size 256
-python scripts/compare_first_stages.py a.ckpt=a.yaml logs/F8 --images photographs/ \\
-  --unet configs/ldm-kl-f8.yaml
+python scripts/compare_first_stages.py a.ckpt=a.yaml logs/F8 --images DIR --unet second-stage.yaml
 """
 
 from __future__ import annotations
@@ -11,9 +10,8 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
@@ -41,8 +39,7 @@ from ldm.tensor import to_image_tensor
 ROWS = 8  # images on the sheet
 
 
-@dataclass
-class Contender:
+class Contender(NamedTuple):
     """A first stage with what was found about it; `cells` are for the sheet."""
 
     facts: dict[str, Any]
@@ -56,7 +53,8 @@ def compare_first_stages(argv: Sequence[str]) -> None:
     check_least(args, size=1, repeats=1)
     device, paths = device_of(args.device), image_files([args.images])
     stages = [_load(word, args, device) for word in args.runs]
-    judges = [judge_of(args, device) for _ in stages]
+    judge = judge_of(args, device)
+    judges = [Judge(judge.lpips, judge.extractor) for _ in stages]
     out = output_directory(args.out)
     with tqdm(total=len(paths) * len(stages), unit="image") as bar:
         contenders = [
@@ -169,8 +167,10 @@ def _table(rows: Sequence[dict[str, Any]]) -> str:
         "numbers": [str(row["numbers"]) for row in rows],
     }
     measures = {"PSNR dB": ("psnr", "mean", 2), "SSIM": ("ssim", "mean", 3)}
-    measures |= {"LPIPS": ("lpips", "mean", 3), _distance(rows): ("rfid", "value", 2)}
+    measures |= {"LPIPS": ("lpips", "mean", 3), "rFID": ("rfid", "value", 2)}
     measures |= {"R-IS": ("r_is", "value", 2)}
+    measures |= {"Frechet distance": ("frechet_distance", "value", 4)}
+    measures |= {"classifier score": ("classifier_score", "value", 2)}
     for title, (name, key, digits) in measures.items():
         found = [row["summary"].get(name, {}).get(key) for row in rows]
         if any(value is not None for value in found):
@@ -185,12 +185,6 @@ def _table(rows: Sequence[dict[str, Any]]) -> str:
     lines = [" | ".join(columns), " | ".join("---" for _ in columns)]
     lines += [" | ".join(cells) for cells in zip(*columns.values(), strict=True)]
     return "".join(f"| {line} |\n" for line in lines)
-
-
-def _distance(rows: Sequence[dict[str, Any]]) -> str:
-    """rFID where the features are Inception's, and what they are where they are not."""
-    label = rows[0]["summary"].get("rfid", {}).get("features", "")
-    return "rFID" if label.startswith("inception-v3-compat") else f"Frechet distance ({label})"
 
 
 def _shape(sides: Sequence[int]) -> str:

@@ -132,7 +132,7 @@ def _latents(
         raise ConfigError(f"{args.data}: has no {key!r} but {', '.join(sorted(sample))}{near}")
 
     def images(samples: Sequence[dict[str, Any]]) -> Tensor:
-        return torch.stack([torch.as_tensor(np.asarray(each[key])) for each in samples])
+        return torch.from_numpy(np.stack([np.asarray(each[key]) for each in samples]))
 
     loader: Any = DataLoader(
         Subset(data, indices),

@@ -134,10 +134,14 @@ def _record(
     }
 
 
+def _mapping(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
 def _report(record: dict[str, Any], out: Path) -> None:
     summary = record["summary"]
     means = [f"{k} {summary[k]['mean']:.4g}" for k in ("psnr", "ssim", "lpips") if k in summary]
-    means += [f"{k} {summary[k]['value']:.4g}" for k in ("rfid", "r_is") if k in summary]
+    means += [f"{k} {v['value']:.4g}" for k, v in summary.items() if "value" in _mapping(v)]
     log.info("%d images: %s", summary["images"], ", ".join(means))
     for name, why in summary["left_out"].items():
         log.info("%s was not measured: %s", name, why)

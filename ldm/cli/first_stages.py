@@ -149,9 +149,8 @@ def load_first_stage(
     if not all(hasattr(module, name) for name in ("encode", "decode", "downsample_factor")):
         raise ConfigError(f"{path}: holds a {type(module).__name__}, which is no first stage")
     used = _restore(module, checkpoint, prefix, "raw" if prefix else weights)
-    run = run_of(path)
     return LoadedFirstStage(
-        name=checkpoint.stem if run is None else run.resolve().name,
+        name=_name(path, checkpoint),
         module=module.to(device).eval().requires_grad_(False),
         checkpoint=checkpoint,
         sha256=sha256_of(checkpoint),
@@ -159,6 +158,14 @@ def load_first_stage(
         channels=_channels(path, module),
         size=(block.get("params") or {}).get("ddconfig", {}).get("resolution"),
     )
+
+
+def _name(path: str, checkpoint: Path) -> str:
+    """The run, with the checkpoint where that was named; or the checkpoint alone."""
+    run = run_of(path)
+    if run is None:
+        return checkpoint.stem
+    return run.resolve().name if Path(path).is_dir() else f"{run.name}/{checkpoint.stem}"
 
 
 def _first_stage_block(path: str, block: Mapping[str, Any]) -> tuple[dict[str, Any], str]:

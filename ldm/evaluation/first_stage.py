@@ -160,8 +160,9 @@ class Judge:
     def summary(self) -> dict[str, Any]:
         """Mean and standard deviation over images of every measure, and measures of the sets.
 
-        `rfid` and `r_is` say their number of images and whose features they are; what could not be
-        measured is named with the reason under `left_out`.
+        `rfid` and `r_is` are those of the Inception network, `frechet_distance` and
+        `classifier_score` the same of another; each says its number of images and whose features
+        it is of. What could not be measured is named with the reason under `left_out`.
         """
         left_out: dict[str, str] = {}
         found: dict[str, Any] = {"images": len(self._measures)}
@@ -177,25 +178,28 @@ class Judge:
         return found | {"left_out": left_out}
 
     def _summarise_sets(self, found: dict[str, Any], left_out: dict[str, str]) -> None:
-        count = self._sets[0].count
         if self.extractor is None:
             reason = "no network was given (--inception-weights FILE or --features YAML)"
             left_out |= {"rfid": reason, "r_is": reason}
             return
+        is_inception = self.extractor.is_inception
+        distance = "rfid" if is_inception else "frechet_distance"
+        score = "r_is" if is_inception else "classifier_score"
+        count = self._sets[0].count
         origin = {"features": self.extractor.label, "images": count}
         if count < 2:
-            left_out["rfid"] = "needs two images or more"
+            left_out[distance] = "needs two images or more"
         else:
             first, second = ((each.mean(), each.covariance()) for each in self._sets)
-            found["rfid"] = {"value": frechet_distance(*first, *second), **origin}
+            found[distance] = {"value": frechet_distance(*first, *second), **origin}
         logits = torch.cat(self._logits) if self._logits else None
         if logits is None:
-            left_out["r_is"] = "the network gives no logits"
+            left_out[score] = "the network gives no logits"
         elif len(logits) < _SCORE_PARTS:
-            left_out["r_is"] = f"needs {_SCORE_PARTS} images or more"
+            left_out[score] = f"needs {_SCORE_PARTS} images or more"
         else:
             mean, std = classifier_score(logits, _SCORE_PARTS)
-            found["r_is"] = {"value": mean, "std": std, "parts": _SCORE_PARTS, **origin}
+            found[score] = {"value": mean, "std": std, "parts": _SCORE_PARTS, **origin}
 
 
 def _over_images(values: Sequence[float]) -> dict[str, float | int | None]:

@@ -74,7 +74,7 @@ def classifier_score(logits: Tensor, splits: int = 10) -> tuple[float, float]:
     if not size:
         raise ValueError(f"{len(logits)} images for {splits} parts; expected one for each at least")
     scores = []
-    for part in logits[: size * splits].double().cpu().unflatten(0, (splits, size)):
+    for part in torch.split(logits[: size * splits].double().cpu(), size):
         log_p = part.log_softmax(dim=1)
         p = log_p.exp()
         log_marginal = p.mean(dim=0).clamp_min(torch.finfo(p.dtype).tiny).log()

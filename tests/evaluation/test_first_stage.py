@@ -155,18 +155,31 @@ def test_the_distance_of_sets_is_that_of_their_features():
     # variance 20/19 / 4 of either channel, all in one direction, and 0.35 of shift in each
     spread = 2 * (20 / 19 / 4) * (1 - 205 / 255) ** 2
     shift = 2 * (0.5 - (255 + 50) / 2 / 255) ** 2
-    assert summary["rfid"]["value"] == pytest.approx(spread + shift, rel=1e-6)
-    assert summary["rfid"]["features"] == summary["r_is"]["features"] == "brightness"
-    assert summary["rfid"]["images"] == 20
-    assert 1 < summary["r_is"]["value"] < 2
+    assert summary["frechet_distance"]["value"] == pytest.approx(spread + shift, rel=1e-6)
+    assert (
+        summary["frechet_distance"]["features"]
+        == summary["classifier_score"]["features"]
+        == "brightness"
+    )
+    assert summary["frechet_distance"]["images"] == 20
+    assert 1 < summary["classifier_score"]["value"] < 2
+
+
+def test_distance_and_score_are_fid_and_is_of_the_inception_network_alone():
+    judge = Judge(extractor=Extractor(Brightness(), "stands for it", is_inception=True))
+    judge.compare(scenes(10), scenes(10))
+    summary = judge.summary()
+    assert summary["rfid"]["value"] == pytest.approx(0, abs=1e-9)
+    assert summary["r_is"]["parts"] == 10
+    assert not summary.keys() & {"frechet_distance", "classifier_score"}
 
 
 def test_few_images_have_no_score():
     judge = Judge(extractor=Extractor(Brightness(), "brightness", is_inception=False))
     judge.compare(scenes(1), scenes(1))
     left_out = judge.summary()["left_out"]
-    assert "two images" in left_out["rfid"]
-    assert "10 images" in left_out["r_is"]
+    assert "two images" in left_out["frechet_distance"]
+    assert "10 images" in left_out["classifier_score"]
 
 
 def test_a_network_of_features_comes_from_a_file(tmp_path):
