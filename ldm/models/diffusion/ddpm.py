@@ -26,12 +26,7 @@ from ldm.models.diffusion.assemble import (
 )
 from ldm.models.diffusion.previews import previews
 from ldm.models.diffusion.published import PublishedMethods
-from ldm.models.diffusion.scale import (
-    configured_scale,
-    first_batches,
-    measured_scale,
-    require_scale,
-)
+from ldm.models.diffusion.scale import first_batches, given_scale, measured_scale, require_scale
 from ldm.models.diffusion.validation import LossByTime
 from ldm.models.ema import EMA
 from ldm.models.optim import build_optimizer, build_schedule, clip_gradients
@@ -335,7 +330,7 @@ class LatentDiffusion(DDPM):
         self._restore(config)
 
     def _wire_scale(self, config: Config) -> None:
-        scale = configured_scale(config)
+        scale = given_scale(config)
         self.scale_by_std = config.get("scale_by_std", False)
         # a checkpoint of a whole model brings the scale that its network was trained at
         self._is_restored = bool(config.get("ckpt_path")) and not config.get("load_only_unet")

@@ -18,10 +18,10 @@ from ldm.config import ConfigError
 from ldm.io.digest import sha256_of
 from ldm.log import log
 
-__all__ = ["configured_scale", "first_batches", "measured_scale", "require_scale"]
+__all__ = ["first_batches", "given_scale", "measured_scale", "require_scale"]
 
 
-def configured_scale(config: Mapping[str, Any]) -> float | Tensor:
+def given_scale(config: Mapping[str, Any]) -> float | Tensor:
     """What the latents of a configured model are multiplied by, before anything is measured.
 
     A tensor (0-d) belongs into the state dict: 1 with `scale_by_std`, until it is measured; with
@@ -47,7 +47,7 @@ def configured_scale(config: Mapping[str, Any]) -> float | Tensor:
 
 
 def require_scale(scale: float | Tensor) -> None:
-    """Raise ConfigError where a training would begin without a scale, see `configured_scale`."""
+    """Raise ConfigError where a training would begin without a scale, see `given_scale`."""
     if math.isnan(scale):
         raise ConfigError(
             "latent_stats: it is of a checkpoint of the first stage, but "
