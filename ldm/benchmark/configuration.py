@@ -120,7 +120,13 @@ def denoising(block: Block) -> tuple[Block, Shapes]:
     """
     model = without_weights(block)
     params = {k: v for k, v in block["params"].items() if not k.startswith("cond_stage")}
-    for key in ("conditioning_key", "concat_mode", "scale_by_std", "first_stage_key"):
+    for key in (
+        "conditioning_key",
+        "concat_mode",
+        "scale_by_std",
+        "latent_stats",
+        "first_stage_key",
+    ):
         params.pop(key, None)
     if "first_stage_config" in params:
         params["first_stage_config"] = IdentityFirstStage(latent_channels=model.channels)

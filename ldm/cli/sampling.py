@@ -35,12 +35,16 @@ from ldm.samplers.base import Sampler
 from ldm.samplers.ddim import DDIM
 
 __all__ = [
+    "autocast",
     "caption_entries",
     "check_flags",
+    "device_of",
     "draw_all",
     "draw_and_write",
     "label_entries",
     "load_model",
+    "model_files",
+    "output_directory",
     "read_captions",
     "sampling_parser",
     "sheet",
@@ -103,12 +107,12 @@ def load_model(args: argparse.Namespace) -> Any:
     check_flags(args)
     for package in args.trust:
         trust(package)
-    checkpoint, files = _files(args)
+    checkpoint, files = model_files(args.run, args.config)
     config = load(files)
     with with_key(str(files[-1])):
         block = model_block(config)
     check({"model": block})
-    device = _device(args.device)
+    device = device_of(args.device)
     # the run's checkpoint holds the weights of all parts
     model = instantiate_model(without_checkpoints(block))
     if not hasattr(model, "sample"):
@@ -120,24 +124,27 @@ def load_model(args: argparse.Namespace) -> Any:
     return model.to(device).eval()
 
 
-def _files(args: argparse.Namespace) -> tuple[Path, list[Path]]:
-    """The checkpoint, and the configuration that describes its model."""
-    if args.config and not Path(args.run).is_dir():
-        return Path(args.run), [Path(args.config)]
-    checkpoint = checkpoint_of(args.run)
-    if args.config:
-        return checkpoint, [Path(args.config)]
-    run = run_of(args.run)
+def model_files(path: str, config: str | None) -> tuple[Path, list[Path]]:
+    """The checkpoint of a run, or that a path names, and the configuration of its model.
+
+    config: describes a checkpoint outside a run.
+    Raises ConfigError when there is no such path, or no configuration.
+    """
+    if config and not Path(path).is_dir():
+        return Path(path), [Path(config)]
+    checkpoint = checkpoint_of(path)
+    if config:
+        return checkpoint, [Path(config)]
+    run = run_of(path)
     recorded = [] if run is None else RunDir(run, now="").config_files()
-    files = [path for path in recorded if "project" in path.name]
+    files = [each for each in recorded if "project" in each.name]
     if not files:
-        raise ConfigError(
-            f"{args.run}: lies in no run with configs/*-project.yaml; give --config YAML"
-        )
+        raise ConfigError(f"{path}: lies in no run with configs/*-project.yaml; give --config YAML")
     return checkpoint, files
 
 
-def _device(name: str) -> torch.device:
+def device_of(name: str) -> torch.device:
+    """The device of a flag `--device`; ConfigError for none, or one that is not there."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -224,7 +231,7 @@ def draw_and_write(
         PNG, with the seed and the options.
     """
     images = draw_all(model, args, seeds, entries)
-    out = _directory(args.out)
+    out = output_directory(args.out)
     options = {key: getattr(args, key) for key in ("run", "steps", "scale", "weights")}
     options["sampler"] = _sampler(args) or model.sampler
     shown = []
@@ -262,7 +269,7 @@ def draw_all(
     def images() -> Iterator[NDArray[np.uint8]]:
         with (
             tqdm(total=len(seeds), unit="image", disable=len(seeds) == 1) as bar,
-            _autocast(model.device, args.precision),
+            autocast(model.device, args.precision),
         ):
             yield from draw(model, seeds, entries, progress=bar.update, **options)
 
@@ -274,7 +281,7 @@ def _sampler(args: argparse.Namespace) -> Sampler | None:
     return None if args.eta is None else DDIM(eta=args.eta)
 
 
-def _directory(path: str) -> Path:
+def output_directory(path: str) -> Path:
     """The directory, made where there is none; ConfigError where there cannot be one."""
     out = Path(path)
     try:
@@ -290,7 +297,8 @@ def sheet(images: Sequence[NDArray[np.uint8]], columns: int) -> NDArray[np.uint8
     return make_grid(stacked, nrow=columns, padding=2).permute(1, 2, 0).numpy()  # type: ignore[no-any-return]
 
 
-def _autocast(device: torch.device, precision: str) -> torch.autocast:
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """The context of a flag `--precision`: fp32, or bf16 matrix products."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
 
 

@@ -66,3 +66,19 @@ def test_a_small_deviation_beside_a_large_mean_is_measured():
 def test_moments_without_latents_are_an_error():
     with pytest.raises(ValueError, match="no latents"):
         LatentMoments().mean()
+
+
+def test_skewness_of_a_two_point_distribution_is_in_closed_form():
+    # P(1) = p, P(0) = 1 - p: skewness (1 - 2p) / sqrt(p (1 - p))
+    z = torch.zeros(2, 3, 4, 8)
+    z[0, 0].flatten()[:16] = 1  # p = 16 / 64 in channel 0
+    z[:, 1, 0] = 1  # p = 16 / 64
+    z[:, 2] = torch.tensor([-1.0, 1.0]).repeat(2, 4, 4)  # symmetric
+    moments = LatentMoments()
+    moments.update(3 * z - 5)
+    expected = torch.tensor([0.5 / 0.1875**0.5] * 2 + [0.0], dtype=torch.float64)
+    torch.testing.assert_close(moments.skew(per_channel=True), expected, rtol=1e-12, atol=1e-12)
+    values = z.double().flatten()
+    centred = values - values.mean()
+    whole = centred.pow(3).mean() / centred.square().mean().pow(1.5)
+    torch.testing.assert_close(moments.skew(), whole, rtol=1e-12, atol=0)

@@ -100,6 +100,7 @@ class LatentDiffusionConfig(DDPMConfig, total=False):
     num_timesteps_cond: NotRequired[Positive]  # > 1 noises the condition over that many levels; 1
     scale_factor: NotRequired[float]  # multiplies the latents; 1
     scale_by_std: NotRequired[bool]  # measure 1 / std on the first batch instead; false
+    latent_stats: NotRequired[str | None]  # or take it from this file of scripts/latent_stats.py
 
 
 _SCHEDULE_KEYS = (

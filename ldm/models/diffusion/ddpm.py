@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ldm.autoencoders.base import first_latent
-from ldm.config import ConfigError, build, with_key
+from ldm.config import build, with_key
 from ldm.diffusion.denoiser import Denoiser, DiffusionWrapper, NetDenoiser, NoisedCondition
 from ldm.diffusion.draws import Draws, KeyedDraws, normal_like
 from ldm.diffusion.times import Uniform
@@ -26,7 +26,7 @@ from ldm.models.diffusion.assemble import (
 )
 from ldm.models.diffusion.previews import previews
 from ldm.models.diffusion.published import PublishedMethods
-from ldm.models.diffusion.scale import first_batches, measured_scale
+from ldm.models.diffusion.scale import first_batches, given_scale, measured_scale, require_scale
 from ldm.models.diffusion.validation import LossByTime
 from ldm.models.ema import EMA
 from ldm.models.optim import build_optimizer, build_schedule, clip_gradients
@@ -330,18 +330,14 @@ class LatentDiffusion(DDPM):
         self._restore(config)
 
     def _wire_scale(self, config: Config) -> None:
-        factor = float(config.get("scale_factor", 1.0))
+        scale = given_scale(config)
         self.scale_by_std = config.get("scale_by_std", False)
         # a checkpoint of a whole model brings the scale that its network was trained at
         self._is_restored = bool(config.get("ckpt_path")) and not config.get("load_only_unet")
-        if factor <= 0:
-            raise ConfigError(f"scale_factor: {factor}; expected more than 0")
-        if not self.scale_by_std:
-            self.scale_factor = factor
-            return
-        if factor != 1.0:
-            raise ConfigError(f"scale_factor: {factor}, but scale_by_std measures it; give one")
-        self.register_buffer("scale_factor", torch.tensor(factor))
+        if isinstance(scale, Tensor):
+            self.register_buffer("scale_factor", scale)
+        else:
+            self.scale_factor = scale
 
     def train(self, mode: bool = True) -> LatentDiffusion:
         """The frozen parts stay in evaluation mode."""
@@ -384,6 +380,7 @@ class LatentDiffusion(DDPM):
             loader = self.trainer.train_dataloader
             batches = first_batches(loader, self.trainer.accumulate_grad_batches)
             self.measure_scale(self.trainer.strategy.batch_to_device(each) for each in batches)
+        require_scale(self.scale_factor)
 
     @torch.no_grad()
     def measure_scale(self, batches: Iterable[Batch]) -> None:

@@ -1,0 +1,72 @@
+"""How close reconstructions are to their images, pixel by pixel and window by window.
+
+Both measures compare what a viewer gets: reconstructions are clamped to [-1, 1] first. Both are
+float32, whatever the networks ran in.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ldm.tensor import mean_flat
+
+__all__ = ["SSIM_WINDOW", "psnr", "ssim"]
+
+SSIM_WINDOW = 11  # pixels of the Gaussian window along one side
+_SSIM_SIGMA = 1.5  # its standard deviation in pixels
+_PEAK = 2.0  # images are in [-1, 1]
+
+
+def psnr(images: Tensor, reconstructions: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in dB, (B,): 10 log10(2^2 / mean squared error).
+
+    images, reconstructions: (B, C, H, W) in [-1, 1], so the peak is 2. The mean is over channels
+    and pixels. An exact reconstruction counts 100 dB instead of infinity.
+    Raises ValueError when the shapes differ.
+    """
+    _require_pairs(images, reconstructions)
+    error = mean_flat((images.float() - reconstructions.float().clamp(-1, 1)).square())
+    return 10 * (_PEAK**2 / error.clamp_min(_PEAK**2 * 1e-10)).log10()
+
+
+def ssim(images: Tensor, reconstructions: Tensor) -> Tensor:
+    """Structural similarity, (B,), without a unit; 1 for equal images.
+
+    Wang et al. 2004, eq. (13): with means m, variances v and covariance c of the two images in a
+    Gaussian window of 11 x 11 pixels and standard deviation 1.5,
+    (2 m1 m2 + (0.01 L)^2) (2 c + (0.03 L)^2) / ((m1^2 + m2^2 + ...) (v1 + v2 + ...)), L = 2, its
+    mean over the channels and over a window at every pixel, the images continued by reflection, as
+    torchmetrics computes it. Programs that leave out the windows across the border give numbers
+    that differ in the second decimal for small images.
+
+    images, reconstructions: (B, C, H, W) in [-1, 1].
+    Raises ValueError when the shapes differ, and for images smaller than the window.
+    """
+    from torchmetrics.functional.image import structural_similarity_index_measure  # slow to import
+
+    _require_pairs(images, reconstructions)
+    height, width = images.shape[-2:]
+    if min(height, width) < SSIM_WINDOW:
+        raise ValueError(
+            f"images are {height} x {width} pixels; SSIM needs at least {SSIM_WINDOW} x "
+            f"{SSIM_WINDOW}, the size of its window"
+        )
+    similarity = structural_similarity_index_measure(
+        reconstructions.float().clamp(-1, 1),
+        images.float(),
+        gaussian_kernel=True,
+        sigma=_SSIM_SIGMA,
+        kernel_size=SSIM_WINDOW,
+        data_range=_PEAK,
+        reduction="none",
+    )
+    assert isinstance(similarity, Tensor)
+    return similarity.reshape(len(images))
+
+
+def _require_pairs(images: Tensor, reconstructions: Tensor) -> None:
+    if images.shape != reconstructions.shape or images.ndim != 4:
+        raise ValueError(
+            f"images {tuple(images.shape)} and reconstructions {tuple(reconstructions.shape)}: "
+            "expected two batches (B, C, H, W) of one shape"
+        )

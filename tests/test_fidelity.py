@@ -1,0 +1,101 @@
+"""PSNR and SSIM against closed forms and an implementation by loops."""
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from ldm.fidelity import psnr, ssim
+from ldm.models.first_stage_module import _psnr
+
+
+def pictures(*shape, seed=0):
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed)) * 1.6 - 0.8
+
+
+@pytest.mark.parametrize("offset", [0.001, 0.1, 0.2])
+def test_psnr_of_a_constant_offset_is_in_closed_form(offset):
+    images = pictures(3, 3, 8, 5)
+    expected = 20 * math.log10(2 / offset)
+    torch.testing.assert_close(
+        psnr(images, images + offset), torch.full((3,), expected), rtol=1e-4, atol=0
+    )
+
+
+def test_psnr_is_of_each_image_by_itself():
+    images = pictures(2, 1, 4, 4)
+    errors = torch.tensor([0.02, 0.2]).reshape(2, 1, 1, 1)
+    torch.testing.assert_close(
+        psnr(images, images - errors), torch.tensor([40.0, 20.0]), rtol=1e-4, atol=0
+    )
+
+
+def test_an_exact_reconstruction_has_100_db_and_similarity_1():
+    images = pictures(2, 3, 16, 16)
+    assert psnr(images, images.clone()).tolist() == [100, 100]
+    torch.testing.assert_close(ssim(images, images.clone()), torch.ones(2))
+
+
+@pytest.mark.parametrize("measure", [psnr, ssim])
+def test_reconstructions_are_clamped(measure):
+    images = torch.ones(1, 3, 16, 16)
+    assert measure(images, images + 3) == measure(images, images)
+    assert measure(images, images - 1) < measure(images, images + 3)
+
+
+@pytest.mark.parametrize("measure", [psnr, ssim])
+def test_half_precision_is_compared_in_float32(measure):
+    images, other = pictures(2, 3, 16, 16).bfloat16(), pictures(2, 3, 16, 16, seed=1).bfloat16()
+    assert measure(images, other).dtype == torch.float32
+    assert torch.equal(measure(images, other), measure(images.float(), other.float()))
+
+
+def test_psnr_is_the_one_of_validation():
+    images, other = pictures(4, 3, 16, 16), pictures(4, 3, 16, 16, seed=1) * 2
+    torch.testing.assert_close(psnr(images, other), _psnr(images, other))
+
+
+def similarity_by_loops(x, y):
+    """Eq. (13) of Wang et al. for one channel, window by window in float64, one at each pixel."""
+    x, y = (F.pad(image[None, None], (5, 5, 5, 5), mode="reflect")[0, 0] for image in (x, y))
+    along = torch.arange(11, dtype=torch.float64) - 5
+    line = torch.exp(-(along**2) / (2 * 1.5**2))
+    window = torch.outer(line, line) / line.sum() ** 2
+    c1, c2 = (0.01 * 2) ** 2, (0.03 * 2) ** 2
+    values = []
+    for top in range(x.shape[0] - 10):
+        for left in range(x.shape[1] - 10):
+            a = x[top : top + 11, left : left + 11].double()
+            b = y[top : top + 11, left : left + 11].double()
+            m1, m2 = (window * a).sum(), (window * b).sum()
+            v1, v2 = (window * (a - m1) ** 2).sum(), (window * (b - m2) ** 2).sum()
+            covariance = (window * (a - m1) * (b - m2)).sum()
+            values.append(
+                (2 * m1 * m2 + c1) * (2 * covariance + c2) / ((m1**2 + m2**2 + c1) * (v1 + v2 + c2))
+            )
+    return torch.stack(values).mean()
+
+
+def test_similarity_is_that_of_the_paper():
+    images = pictures(2, 3, 14, 17)
+    other = (0.7 * images + 0.3 * pictures(2, 3, 14, 17, seed=1)).clamp(-1, 1)
+    expected = [
+        torch.stack([similarity_by_loops(a, b) for a, b in zip(x, y, strict=True)]).mean()
+        for x, y in zip(images, other, strict=True)
+    ]
+    torch.testing.assert_close(
+        ssim(images, other), torch.stack(expected).float(), rtol=0, atol=1e-4
+    )
+
+
+def test_the_smallest_image_is_one_window():
+    assert 0 < ssim(pictures(1, 3, 11, 11), pictures(1, 3, 11, 11) * 0.9) < 1
+    with pytest.raises(ValueError, match=r"10 x 32 pixels; SSIM needs at least 11 x 11"):
+        ssim(pictures(1, 3, 10, 32), pictures(1, 3, 10, 32))
+
+
+@pytest.mark.parametrize("measure", [psnr, ssim])
+def test_pairs_of_different_shapes_are_refused(measure):
+    with pytest.raises(ValueError, match="of one shape"):
+        measure(pictures(2, 3, 16, 16), pictures(1, 3, 16, 16))
