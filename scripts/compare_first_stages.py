@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
+from ldm.autoencoders.padded import Padded
 from ldm.benchmark.first_stages import coding_times, denoising_cost
 from ldm.benchmark.setting import Setting
 from ldm.cli.exits import exit_code
@@ -30,7 +31,7 @@ from ldm.cli.first_stages import (
     versions,
 )
 from ldm.cli.sampling import autocast, device_of, output_directory
-from ldm.evaluation.first_stage import Judge, judged, padded
+from ldm.evaluation.first_stage import Judge, judged
 from ldm.evaluation.pictures import Pictures, image_files
 from ldm.evaluation.sheets import Pixels, captioned_sheet
 from ldm.log import log
@@ -138,8 +139,9 @@ def _costs(
 ) -> dict[str, Any]:
     """Times for one image (1, H, W, C) uint8, and the denoiser's work on its latent."""
     setting = Setting(device=str(image.device), precision=args.precision)
-    given = to_image_tensor(padded(image, first.module.downsample_factor))
-    times = coding_times(first.module, given, setting, repeats=args.repeats)
+    times = coding_times(
+        Padded(first.module), to_image_tensor(image), setting, repeats=args.repeats
+    )
     costs: dict[str, Any] = {
         "image": list(image.shape[1:]),
         "latent": list(latent),

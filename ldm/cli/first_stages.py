@@ -24,7 +24,6 @@ from ldm.config import (
     with_key,
     without_checkpoints,
 )
-from ldm.data.decoding import Channels
 from ldm.evaluation.extractor import Extractor, configured_extractor, inception
 from ldm.evaluation.first_stage import Judge, lpips_of
 from ldm.io.checkpoint import load_into, load_state, select
@@ -62,7 +61,7 @@ class LoadedFirstStage:
     checkpoint: Path
     sha256: str
     weights: Weights
-    channels: Channels
+    channels: int
     size: int | None
 
     @property
@@ -214,14 +213,14 @@ def _live(name: str) -> bool:
     return not name.startswith("model_ema.")
 
 
-def _channels(path: str, module: Any) -> Channels:
+def _channels(path: str, module: Any) -> int:
     encoder = getattr(module, "encoder", None)
     channels = getattr(encoder, "in_channels", 3 if encoder else module.latent_channels)
     if channels not in (1, 3):
         raise ConfigError(
             f"{path}: its first stage takes images of {channels} channels; image files have 1 or 3"
         )
-    return 1 if channels == 1 else 3
+    return int(channels)
 
 
 def versions() -> dict[str, str]:

@@ -14,11 +14,11 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ldm.autoencoders.base import first_latent
+from ldm.autoencoders.padded import Padded
 from ldm.autoencoders.posterior import DiagonalGaussian
 from ldm.config import ConfigError
 from ldm.diffusion.draws import KeyedDraws
@@ -28,22 +28,10 @@ from ldm.fidelity import SSIM_WINDOW, psnr, ssim
 from ldm.losses.perceptual import LPIPS
 from ldm.tensor import to_image_tensor, to_uint8
 
-__all__ = ["Judge", "Judged", "diffused_latents", "judged", "lpips_of", "padded", "reconstruct"]
+__all__ = ["Judge", "Judged", "diffused_latents", "judged", "lpips_of", "reconstruct"]
 
 LPIPS_SIDE = 16  # pixels: smaller images vanish in the four poolings of VGG16
 _SCORE_PARTS = 10
-
-
-def padded(images: Tensor, factor: int) -> Tensor:
-    """Images (B, H, W, C) continued to the right and below by reflection, to multiples of a factor.
-
-    Images narrower than what is missing are reflected again and again.
-    """
-    missing = [-side % factor for side in images.shape[1:3]]
-    if not any(missing):
-        return images
-    widths = ((0, 0), (0, missing[0]), (0, missing[1]), (0, 0))
-    return torch.from_numpy(np.pad(images.cpu().numpy(), widths, mode="reflect")).to(images.device)
 
 
 def diffused_latents(first_stage: Any, images: Tensor, keys: Sequence[int | str]) -> Tensor:
@@ -75,11 +63,10 @@ def reconstruct(
     keys: one per image, for samples of a KL posterior that depend on (seed, key) alone; without,
         its mode.
     """
-    height, width = images.shape[1:3]
-    given = to_image_tensor(padded(images, first_stage.downsample_factor))
-    z = _latent(first_stage.encode(given), keys, seed)
-    made = to_uint8(first_stage.decode(z))[:, :height, :width]
-    return made, (z.shape[1], z.shape[2], z.shape[3])
+    stage = Padded(first_stage)
+    z = _latent(stage.encode(to_image_tensor(images)), keys, seed)
+    made = stage.decode(z, (images.shape[1], images.shape[2]))
+    return to_uint8(made), (z.shape[1], z.shape[2], z.shape[3])
 
 
 @dataclass(frozen=True)

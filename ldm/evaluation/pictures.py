@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ldm.config import ConfigError, nearest_path
-from ldm.data.decoding import UNREADABLE, Channels, read_image, reason
+from ldm.data.decoding import UNREADABLE, read_image, reason
 from ldm.data.listing import list_files
 from ldm.data.transforms import Framing
 from ldm.log import log
@@ -46,9 +46,7 @@ class Pictures:
     `bad` fills while one iterates: path to what is wrong with it.
     """
 
-    def __init__(
-        self, paths: Sequence[Path], channels: Channels = 3, size: int | None = None
-    ) -> None:
+    def __init__(self, paths: Sequence[Path], channels: int = 3, size: int | None = None) -> None:
         self.paths, self.channels = list(paths), channels
         self.framing = None if size is None else Framing.of(size)
         self.bad: dict[str, str] = {}

@@ -14,7 +14,6 @@ from ldm.evaluation.first_stage import (
     diffused_latents,
     judged,
     lpips_of,
-    padded,
     reconstruct,
 )
 from ldm.fidelity import psnr, ssim
@@ -59,14 +58,6 @@ def batches(images, size=2):
     names = [f"{index}" for index in range(len(images))]
     for start in range(0, len(images), size):
         yield names[start : start + size], images[start : start + size]
-
-
-def test_padding_reflects_to_the_right_and_below():
-    images = torch.arange(6, dtype=torch.uint8).reshape(1, 2, 3, 1)
-    assert padded(images, 1) is images
-    expected = [[0, 1, 2, 1], [3, 4, 5, 4], [0, 1, 2, 1], [3, 4, 5, 4]]
-    assert padded(images, 4)[0, ..., 0].tolist() == expected
-    assert padded(images[:, :1, :1], 4).unique().tolist() == [0]  # nothing to reflect but itself
 
 
 def test_reconstructions_of_any_size_have_the_size_of_the_image():
