@@ -17,10 +17,9 @@ from torch import Tensor, nn
 from ldm.autoencoders.posterior import DiagonalGaussian
 from ldm.config import ConfigError, build
 from ldm.diffusion.draws import Draws
-from ldm.losses.reconstruction import codebook_use
 from ldm.models.first_stage_module import Batch, FirstStageModule, FirstStageOptions
 from ldm.models.first_stage_step import Autoencoded, MicroBatch
-from ldm.nets.codebook_window import CodebookCounts, CodebookWindow
+from ldm.nets.codebook_window import CodebookCounts, CodebookWindow, count_codes
 from ldm.nets.quantizer import Quantizer, VectorQuantizer
 from ldm.ranges import Positive
 
@@ -184,7 +183,7 @@ class VQModel(FirstStageModule):
         """Reconstruct the quantised latents; nothing is drawn."""
         prequant = self.encode_to_prequant(images)
         quant, loss, (_, _, codes) = self.quantize(prequant)
-        if self.training and prequant.requires_grad:  # a pass that counts, see Quantizer
+        if self.quantize.learns_from(prequant):
             self._window.add(codes)
         return Autoencoded(self._decode(quant), quant, loss, codes)
 
@@ -242,7 +241,7 @@ class VQModel(FirstStageModule):
         self._validated.setdefault(self._split, CodebookCounts(size)).add(made.codes)
         # published: the number of codes that a batch uses; perplexity is that of all batches
         measures.pop("perplexity", None)
-        return measures | {"cluster_usage": codebook_use(made.codes, size)[1]}
+        return measures | {"cluster_usage": (count_codes(made.codes, size) > 0).sum()}
 
 
 def _quantizer(

@@ -10,7 +10,7 @@ from torch import Tensor
 from ldm.nets.quantizer_base import sum_over_ranks
 from ldm.ranks import world_size
 
-__all__ = ["CodebookCounts", "CodebookUse", "CodebookWindow", "codebook_use_of"]
+__all__ = ["CodebookCounts", "CodebookUse", "CodebookWindow", "codebook_use_of", "count_codes"]
 
 
 class CodebookUse(NamedTuple):
@@ -47,7 +47,7 @@ class CodebookCounts:
 
     def add(self, codes: Tensor) -> None:
         """Count codes, integers of any shape."""
-        counts = _counted(codes, self.num_codes)
+        counts = count_codes(codes, self.num_codes)
         self._counts = counts if self._counts is None else self._counts + counts
 
     def reset(self) -> None:
@@ -88,11 +88,14 @@ class CodebookWindow:
         """Use by all ranks together, which all call this; None if this rank took in nothing."""
         if self._codes is None:
             return None
-        return codebook_use_of(sum_over_ranks(_counted(self._codes, self.num_codes)))
+        return codebook_use_of(sum_over_ranks(count_codes(self._codes, self.num_codes)))
 
 
-def _counted(codes: Tensor, num_codes: int) -> Tensor:
-    """How often each of 0..num_codes-1 occurs, (num_codes,) int64; bincount would sync."""
+def count_codes(codes: Tensor, num_codes: int) -> Tensor:
+    """How often each of 0..num_codes-1 occurs in integers of any shape, (num_codes,) int64.
+
+    Other numbers are not counted. The device is not waited for, as bincount would.
+    """
     codes = codes.detach().flatten()
     is_code = (codes >= 0) & (codes < num_codes)
     counts = torch.zeros(num_codes, dtype=torch.int64, device=codes.device)

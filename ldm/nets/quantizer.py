@@ -93,7 +93,7 @@ class CodebookQuantizer(Quantizer):
         indices = self.nearest(z)
         q = self._lookup(indices)
         loss = self._loss(z, q)
-        if self.training and z.requires_grad:
+        if self.learns_from(z):
             self._observe(z.detach().reshape(-1, self.e_dim), indices.flatten())
         return (rotated if self.rotation else straight_through)(z, q), loss, indices
 

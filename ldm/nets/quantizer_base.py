@@ -85,6 +85,10 @@ class Quantizer(nn.Module, ABC):
         """Learn from this step's passes what no gradient teaches; every rank calls this."""
         return
 
+    def learns_from(self, z: Tensor) -> bool:
+        """Whether a pass of these latents counts: in training mode, with a gradient."""
+        return self.training and z.requires_grad and torch.is_grad_enabled()
+
     @abstractmethod
     def _quantize(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Of z (B, h, w, d) float32: quantized z, loss (), indices (B, h, w)."""
