@@ -35,3 +35,16 @@ def test_default_cure_uses_the_codes_that_the_published_quantizer_leaves():
     cured = usage_after(EMAVectorQuantizer(K, D, l2_norm=True, restart=True))
     assert published < 0.5
     assert cured >= 0.95
+
+
+def test_restart_brings_back_a_codebook_that_has_collapsed():
+    torch.manual_seed(0)
+    heap = torch.nn.functional.normalize(1 + 0.01 * torch.randn(K, D), dim=1)
+    usages = []
+    for restart in (False, True):
+        quantizer = EMAVectorQuantizer(K, D, l2_norm=True, restart=restart, decay=0.999)
+        quantizer.embedding.weight.copy_(heap)
+        quantizer.cluster_sum.copy_(heap)
+        usages.append(usage_after(quantizer))
+    assert usages[0] < 0.9
+    assert usages[1] >= 0.95
