@@ -46,5 +46,5 @@ def test_restart_brings_back_a_codebook_that_has_collapsed():
         quantizer.embedding.weight.copy_(heap)
         quantizer.cluster_sum.copy_(heap)
         usages.append(usage_after(quantizer))
-    assert usages[0] < 0.9
+    assert usages[0] < 0.5
     assert usages[1] >= 0.95
