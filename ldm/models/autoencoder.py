@@ -6,7 +6,7 @@ latents (B, c, h, w) with H = f h. Training is in `first_stage_module`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from ldm.autoencoders.posterior import DiagonalGaussian
-from ldm.config import ConfigError
+from ldm.config import ConfigError, build
 from ldm.diffusion.draws import Draws
-from ldm.losses.reconstruction import codebook_use
 from ldm.models.first_stage_module import Batch, FirstStageModule, FirstStageOptions
-from ldm.models.first_stage_step import Autoencoded
-from ldm.nets.quantizer import VectorQuantizer
+from ldm.models.first_stage_step import Autoencoded, MicroBatch
+from ldm.nets.codebook_window import CodebookCounts, CodebookWindow, count_codes
+from ldm.nets.quantizer import Quantizer, VectorQuantizer
 from ldm.ranges import Positive
 
 __all__ = ["AutoencoderKL", "IdentityFirstStage", "VQModel", "VQModelInterface"]
@@ -103,7 +103,16 @@ class VQModel(FirstStageModule):
     ddconfig, lossconfig: see `FirstStageModule`; `double_z` must be false.
     remap: `.npy` file of the codes in use; codes are then numbered among these.
     sane_index_shape: codes are (B, h, w), not flat.
+    quantizer_config: another `Quantizer`, or its configuration, of n_embed codes and embed_dim
+    channels; without it, the published `VectorQuantizer`. It says itself what `remap` and
+    `sane_index_shape` would.
+
+    Training logs how much of the codebook is used, see `CodebookUse`: `train/codebook_usage` and
+    `train/codebook_perplexity` of the last 65536 codes, as often as the trainer logs; validation
+    `val/codebook_usage`, `val/perplexity` and `val/codebook_codes` of all its codes.
     """
+
+    quantize: Quantizer
 
     def __init__(
         self,
@@ -113,20 +122,32 @@ class VQModel(FirstStageModule):
         embed_dim: Positive,
         remap: str | None = None,
         sane_index_shape: bool = False,
+        quantizer_config: object = None,
         **options: Unpack[FirstStageOptions],
     ) -> None:
         super().__init__(ddconfig, lossconfig, **options)
         if ddconfig.get("double_z", True):
             raise ConfigError("ddconfig.double_z: a VQ autoencoder needs it to be false")
         z_channels = ddconfig["z_channels"]
-        # published: beta weights the codebook term of the loss, see VectorQuantizer
-        self.quantize = VectorQuantizer(
-            n_embed, embed_dim, beta=0.25, remap=_codes(remap), sane_index_shape=sane_index_shape
-        )
+        if quantizer_config is None:
+            # published: beta weights the codebook term of the loss, see VectorQuantizer
+            self.quantize = VectorQuantizer(
+                n_embed,
+                embed_dim,
+                beta=0.25,
+                remap=_codes(remap),
+                sane_index_shape=sane_index_shape,
+            )
+        else:
+            given = {"remap": remap, "sane_index_shape": sane_index_shape}
+            self.quantize = _quantizer(quantizer_config, n_embed, embed_dim, given)
         self.quant_conv = nn.Conv2d(z_channels, embed_dim, 1)
         self.post_quant_conv = nn.Conv2d(embed_dim, z_channels, 1)
         self.embed_dim = self.latent_channels = embed_dim
         self.n_embed = n_embed
+        self._window = CodebookWindow(self.quantize.num_indices)
+        self._validated: dict[str, CodebookCounts] = {}  # by what names begin with
+        self._split = "val"
         self._complete()
 
     def encode_to_prequant(self, x: Tensor) -> Tensor:
@@ -160,7 +181,10 @@ class VQModel(FirstStageModule):
         self, images: Tensor, draws: Draws | None, stream: str = "posterior"
     ) -> Autoencoded:
         """Reconstruct the quantised latents; nothing is drawn."""
-        quant, loss, (_, _, codes) = self.quantize(self.encode_to_prequant(images))
+        prequant = self.encode_to_prequant(images)
+        quant, loss, (_, _, codes) = self.quantize(prequant)
+        if self.quantize.learns_from(prequant):
+            self._window.add(codes)
         return Autoencoded(self._decode(quant), quant, loss, codes)
 
     @torch.no_grad()
@@ -176,11 +200,73 @@ class VQModel(FirstStageModule):
         image: Tensor = self.decoder(self.post_quant_conv(quant))
         return image
 
+    def _move_players(self, batches: Sequence[MicroBatch], step: int) -> dict[str, Tensor]:
+        self.quantize.begin_step(step)
+        metrics = super()._move_players(batches, step)
+        self.quantize.end_step()
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if every and (step + 1) % every == 0 and (use := self._window.use()) is not None:
+            metrics |= {"codebook_usage": use.usage, "codebook_perplexity": use.perplexity}
+        return metrics
+
+    def on_validation_epoch_start(self) -> None:
+        """Begin to count codes."""
+        self._validated = {}
+
+    def on_test_epoch_start(self) -> None:
+        """Begin to count codes."""
+        self._validated = {}
+
+    def on_validation_epoch_end(self) -> None:
+        """Log how much of the codebook the codes of all batches and ranks used."""
+        for split, counts in self._validated.items():
+            if (use := counts.use()) is not None:
+                names = ("codebook_usage", "perplexity", "codebook_codes")
+                logged = {f"{split}/{name}": v for name, v in zip(names, use, strict=True)}
+                self.log_dict(logged, sync_dist=True)
+        self._validated = {}
+
+    def on_test_epoch_end(self) -> None:
+        """Log the same for a test."""
+        self.on_validation_epoch_end()
+
+    def _evaluate(self, batch: Batch, split: str) -> None:
+        self._split = split
+        super()._evaluate(batch, split)
+
     def _measures(self, images: Tensor, made: Autoencoded) -> dict[str, Tensor]:
         measures = super()._measures(images, made)
         assert made.codes is not None
-        perplexity, used = codebook_use(made.codes, self.n_embed)
-        return measures | {"perplexity": perplexity, "cluster_usage": used}
+        size = self.quantize.num_indices
+        self._validated.setdefault(self._split, CodebookCounts(size)).add(made.codes)
+        # published: the number of codes that a batch uses; perplexity is that of all batches
+        measures.pop("perplexity", None)
+        return measures | {"cluster_usage": (count_codes(made.codes, size) > 0).sum()}
+
+
+def _quantizer(
+    config: object, n_embed: int, embed_dim: int, given: Mapping[str, object]
+) -> Quantizer:
+    """The quantizer of `quantizer_config`, which must be of this size."""
+    for name, value in given.items():
+        if value:
+            raise ConfigError(
+                f"{name}: {value!r} beside quantizer_config, where it has no effect; "
+                "give it to the quantizer, if that takes it"
+            )
+    quantizer = build(config, path="quantizer_config")
+    if not isinstance(quantizer, Quantizer):
+        kind = type(quantizer).__name__
+        raise ConfigError(f"quantizer_config: expected a ldm.nets.quantizer.Quantizer, got {kind}")
+    sizes = {
+        "embed_dim": (embed_dim, quantizer.e_dim, "channels"),
+        "n_embed": (n_embed, quantizer.num_codes, "codes"),
+    }
+    for name, (want, found, what) in sizes.items():
+        if want != found:
+            kind = type(quantizer).__name__
+            raise ConfigError(f"quantizer_config: {kind} has {found} {what}, but {name}={want}")
+    return quantizer
 
 
 def _codes(path: str | None) -> Tensor | None:

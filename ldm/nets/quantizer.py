@@ -1,22 +1,171 @@
-"""Vector quantization of latents."""
+"""Vector quantization of latents with a learned codebook."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
+from torch.nn import functional as F
 
-from ldm.nets.precision import without_autocast
+from ldm.nets.quantizer_base import (
+    Quantization,
+    Quantizer,
+    nearest_codes,
+    rotated,
+    straight_through,
+    sum_over_ranks,
+)
+from ldm.nets.quantizer_cures import KMeansInit, Restart, gathered_sample, k_means
 from ldm.ranges import Positive, Weight
+from ldm.ranks import world_size
 
-__all__ = ["Quantization", "VectorQuantizer"]
+__all__ = ["CodebookQuantizer", "Quantization", "Quantizer", "VectorQuantizer"]
 
 # distances held at once: rows of latents times codes
 _MAX_DISTANCES = 2**24
 
-Quantization = tuple[Tensor, Tensor, tuple[None, None, Tensor]]
+
+class CodebookQuantizer(Quantizer):
+    """A quantizer that takes the nearest of a learned codebook, with cures of its collapse.
+
+    l2_norm: latents and codes are scaled to unit length first (ViT-VQGAN, arXiv:2110.04627,
+    section 3.2), best with 8 channels or fewer.
+    rotation: gradients go back through a rotation instead of straight through, see `rotated`.
+    kmeans_init: see `KMeansInit`; true is one with its defaults.
+    restart: see `Restart`; true is one with its defaults.
+
+    With several processes all have the same codebook at any time. `usage` (K,) of `restart` and
+    `is_initialized` of `kmeans_init` are part of the state dict.
+    """
+
+    usage: Tensor
+    is_initialized: Tensor
+
+    def __init__(
+        self,
+        n_e: int,
+        e_dim: int,
+        *,
+        sane_index_shape: bool,
+        l2_norm: bool,
+        rotation: bool,
+        kmeans_init: KMeansInit | bool,
+        restart: Restart | bool,
+    ) -> None:
+        super().__init__(n_e, e_dim, sane_index_shape=sane_index_shape)
+        self.l2_norm = l2_norm
+        self.rotation = rotation
+        self.kmeans_init = KMeansInit() if kmeans_init is True else kmeans_init or None
+        self.restart = Restart() if restart is True else restart or None
+        if self.restart is not None:
+            self.register_buffer("usage", torch.ones(n_e))
+        if self.kmeans_init is not None:
+            self.register_buffer("is_initialized", torch.zeros((), dtype=torch.bool))
+        # as a Python value: reading a tensor of the device would wait for it
+        self._collects = self.kmeans_init is not None
+        self.register_load_state_dict_post_hook(_read_flag)  # type: ignore[no-untyped-call]
+        # of this step's passes; no buffers, as those of one rank would overwrite the others'
+        self._counts: Tensor | None = None
+        self._latents: list[Tensor] = []
+
+    @property
+    @abstractmethod
+    def _codebook(self) -> Tensor:
+        """What the codes are stored in, (K, d)."""
+
+    @abstractmethod
+    def _loss(self, z: Tensor, q: Tensor) -> Tensor:
+        """Loss () of latents and the codes in their place, both (B, h, w, d)."""
+
+    def codes(self) -> Tensor:
+        """The codebook as it is searched, (K, d) float32: of unit length with `l2_norm`."""
+        codes = self._codebook.float()
+        return F.normalize(codes, dim=1) if self.l2_norm else codes
+
+    def nearest(self, z: Tensor) -> Tensor:
+        """Index of the code nearest to each vector: (..., e_dim) to (...)."""
+        return nearest_codes(z, self.codes(), max_distances=_MAX_DISTANCES)
+
+    def _quantize(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        if self.l2_norm:
+            z = F.normalize(z, dim=-1)
+        indices = self.nearest(z)
+        q = self._lookup(indices)
+        loss = self._loss(z, q)
+        if self.learns_from(z):
+            self._observe(z.detach().reshape(-1, self.e_dim), indices.flatten())
+        return (rotated if self.rotation else straight_through)(z, q), loss, indices
+
+    def _entries(self, indices: Tensor) -> Tensor:
+        return self._lookup(indices)
+
+    def _lookup(self, indices: Tensor) -> Tensor:
+        """Codes by their place in the codebook: (...) to (..., d)."""
+        codes = self._rows(indices)
+        return F.normalize(codes, dim=-1) if self.l2_norm else codes
+
+    def _rows(self, indices: Tensor) -> Tensor:
+        """What is stored at places in the codebook: (...) to (..., d)."""
+        return F.embedding(indices, self._codebook)
+
+    def _observe(self, z: Tensor, indices: Tensor) -> None:
+        """Keep of a pass what `end_step` needs: latents (N, d), indices (N,)."""
+        if self._collects:
+            self._latents.append(z)
+        elif self.restart is not None:
+            counts = torch.zeros_like(self.usage)
+            counts.index_add_(0, indices, torch.ones_like(z[:, 0]))
+            self._counts = counts if self._counts is None else self._counts + counts
+            self._latents = [z]
+
+    @torch.no_grad()
+    def end_step(self) -> None:
+        """Initialize the codebook, once there are enough latents, or restart its dead codes."""
+        if not self._latents:
+            return
+        if self._collects:
+            self._initialize()
+        elif self.restart is not None and self._counts is not None:
+            dead = self.restart.dead(self.usage, sum_over_ranks(self._counts))
+            sample = gathered_sample(self._latents[0], self.num_codes)
+            self._replace(sample, dead)
+            self._counts, self._latents = None, []
+
+    def _replace(self, codes: Tensor, which: Tensor) -> None:
+        """Put new codes (K, d) in the place of some, which (K,) bool."""
+        self._codebook.copy_(torch.where(which[:, None], codes, self._codebook))
+
+    def _initialize(self) -> None:
+        assert self.kmeans_init is not None
+        latents = torch.cat(self._latents)
+        needed = self.kmeans_init.latents_per_code * self.num_codes
+        found = len(latents)
+        if world_size() > 1:  # the one time that the device is waited for
+            found = int(sum_over_ranks(torch.tensor(found, device=latents.device)))
+        if found < needed:
+            self._latents = [latents]
+            return
+        sample = gathered_sample(latents, needed)
+        centres = k_means(
+            sample,
+            self.num_codes,
+            iterations=self.kmeans_init.iterations,
+            on_sphere=self.l2_norm,
+        )
+        if world_size() > 1:  # the draws of each rank are its own
+            distributed.broadcast(centres, src=0)
+        self._replace(centres, torch.ones_like(centres[:, 0], dtype=torch.bool))
+        self.is_initialized.fill_(True)
+        self._collects, self._latents = False, []
 
 
-class VectorQuantizer(nn.Module):
+def _read_flag(quantizer: CodebookQuantizer, _: object) -> None:
+    if quantizer.kmeans_init is not None and not quantizer.is_initialized.is_meta:
+        quantizer._collects = not bool(quantizer.is_initialized)
+
+
+class VectorQuantizer(CodebookQuantizer):
     """Replaces each vector by the nearest of a learned codebook, eq. (1)-(3) of arXiv:1711.00937.
 
     The loss is |sg(q) - z|^2 + beta |q - sg(z)|^2, averaged.
@@ -26,6 +175,10 @@ class VectorQuantizer(nn.Module):
     remap: (R,) the codes in use; indices are then given in 0..R-1, an unused code becoming
     `unknown_index`: a number, "extra" (R) or "random".  sane_index_shape: indices are (B, h, w)
     instead of flat.
+    l2_norm, rotation, kmeans_init, restart: see `CodebookQuantizer`; none is published.
+
+    The published quantizer uses few of many codes. For a new training take `EMAVectorQuantizer`
+    (`ldm.nets.quantizer_ema`) as its docstring says.
     """
 
     used: Tensor | None  # (R,), what `remap` says
@@ -39,13 +192,24 @@ class VectorQuantizer(nn.Module):
         unknown_index: int | str = "random",
         sane_index_shape: bool = False,
         legacy: bool = True,
+        *,
+        l2_norm: bool = False,
+        rotation: bool = False,
+        kmeans_init: KMeansInit | bool = False,
+        restart: Restart | bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(
+            n_e,
+            e_dim,
+            sane_index_shape=sane_index_shape,
+            l2_norm=l2_norm,
+            rotation=rotation,
+            kmeans_init=kmeans_init,
+            restart=restart,
+        )
         self.n_e = n_e
-        self.e_dim = e_dim
         self.beta = beta
         self.legacy = legacy
-        self.sane_index_shape = sane_index_shape
         self.embedding = nn.Embedding(n_e, e_dim)
         nn.init.uniform_(self.embedding.weight, -1 / n_e, 1 / n_e)
         self.unknown_index = unknown_index
@@ -58,39 +222,31 @@ class VectorQuantizer(nn.Module):
                 )
             self.re_embed = len(remap) + (unknown_index == "extra")
 
-    def forward(self, z: Tensor) -> Quantization:
-        """z: (B, e_dim, h, w).
+    @property
+    def num_indices(self) -> int:
+        """How many different indices there are: of all codes, or of those in `remap`."""
+        return self.re_embed
 
-        Returns the quantized z, whose gradient goes straight through to z; the loss (); and
-        (None, None, indices), indices (B h w,) in that order, or (B, h, w).
-        Raises ValueError for another width.
-        """
-        if z.shape[1] != self.e_dim:
-            raise ValueError(f"latents have {z.shape[1]} channels, the codes have {self.e_dim}")
-        dtype, z = z.dtype, z.permute(0, 2, 3, 1).float()
-        indices = self.nearest(z)
-        q = self.embedding(indices)
+    @property
+    def _codebook(self) -> Tensor:
+        return self.embedding.weight
+
+    def _rows(self, indices: Tensor) -> Tensor:
+        rows: Tensor = self.embedding(indices)
+        return rows
+
+    def _loss(self, z: Tensor, q: Tensor) -> Tensor:
         to_codes, to_latents = (q.detach() - z).square().mean(), (q - z.detach()).square().mean()
         if self.legacy:
-            loss = to_codes + self.beta * to_latents
-        else:
-            loss = self.beta * to_codes + to_latents
-        q = (z + (q - z).detach()).permute(0, 3, 1, 2).contiguous().to(dtype)
-        if self.used is not None:
-            indices = self.remap_to_used(indices)
-        return q, loss, (None, None, indices if self.sane_index_shape else indices.flatten())
+            return to_codes + self.beta * to_latents
+        return self.beta * to_codes + to_latents
 
-    @torch.no_grad()
-    def nearest(self, z: Tensor) -> Tensor:
-        """Index of the code nearest to each vector: (..., e_dim) to (...)."""
-        codes = self.embedding.weight.float()
-        half_square = codes.square().sum(dim=1) / 2
-        rows = torch.split(z.reshape(-1, self.e_dim).float(), max(1, _MAX_DISTANCES // self.n_e))
-        # in half precision neighbouring codes would be confused
-        with without_autocast(z):
-            # |z - e|^2 / 2, without |z|^2, which is the same for all codes
-            found = [torch.addmm(half_square, r, codes.t(), alpha=-1).argmin(dim=1) for r in rows]
-        return torch.cat(found).reshape(z.shape[:-1])
+    def _quantize(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        q, loss, indices = super()._quantize(z)
+        return q, loss, indices if self.used is None else self.remap_to_used(indices)
+
+    def _entries(self, indices: Tensor) -> Tensor:
+        return super()._entries(indices if self.used is None else self.unmap_to_all(indices))
 
     def remap_to_used(self, indices: Tensor) -> Tensor:
         """Indices of the codebook as positions in `remap`."""
@@ -110,17 +266,3 @@ class VectorQuantizer(nn.Module):
         """Positions in `remap` as indices of the codebook; the extra position becomes the first."""
         assert self.used is not None
         return self.used[torch.where(indices < len(self.used), indices, 0)]
-
-    def get_codebook_entry(
-        self, indices: Tensor, shape: tuple[int, int, int, int] | None = None
-    ) -> Tensor:
-        """Codes of indices: (...) to (..., e_dim).
-
-        With shape (B, h, w, e_dim), of any indices of as many elements, (B, e_dim, h, w).
-        """
-        if self.used is not None:
-            indices = self.unmap_to_all(indices)
-        codes: Tensor = self.embedding(indices)
-        if shape is None:
-            return codes
-        return codes.reshape(shape).permute(0, 3, 1, 2).contiguous()

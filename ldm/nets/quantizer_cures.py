@@ -1,0 +1,130 @@
+"""Cures of a codebook of which few codes are used."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, distributed
+from torch.nn import functional as F
+
+from ldm.nets.precision import without_autocast
+from ldm.nets.quantizer_base import nearest_codes, sum_over_ranks
+from ldm.ranges import Positive, Weight
+from ldm.ranks import world_size
+
+__all__ = ["KMeansInit", "Restart", "gathered_sample", "k_means", "sums_by_code"]
+
+
+@dataclass(frozen=True)
+class KMeansInit:
+    """The codebook starts at the centres of the first training latents, by k-means.
+
+    latents_per_code: latents of all ranks that are collected, over as many steps as it takes,
+    before k-means replaces the codebook; the steps until then have the one it was made with.
+    iterations: of Lloyd's algorithm.
+    A training that stops while it collects begins to collect anew when it goes on.
+    """
+
+    latents_per_code: Positive = 8
+    iterations: Positive = 10
+
+
+@dataclass(frozen=True)
+class Restart:
+    """Dead codes are replaced by random latents of the current batches.
+
+    threshold: a code is dead when its moving usage is below this; 1 is the mean of all codes. A
+    replaced code starts at 1.
+    decay: of the moving usage, per optimizer step. With the defaults a code that is never used is
+    dead after 349 steps.
+    Raises ValueError for a threshold or decay of 1 or more: every code would be dead, or none.
+    """
+
+    threshold: Weight = 0.03
+    decay: Weight = 0.99
+
+    def __post_init__(self) -> None:
+        for name in ("threshold", "decay"):
+            if not 0 <= (value := getattr(self, name)) < 1:
+                raise ValueError(f"{name}={value}: expected at least 0 and less than 1")
+
+    @torch.no_grad()
+    def dead(self, usage: Tensor, counts: Tensor) -> Tensor:
+        """Whether each code is dead, (K,), now that it was nearest to as many latents.
+
+        counts: (K,) of this step, on all ranks.  usage: (K,) moving usage, which is updated.
+        """
+        # the mean of relative counts is 1; a step without latents leaves 0 / 1
+        relative = counts * (len(counts) / counts.sum().clamp_min(1))
+        usage.lerp_(relative, 1 - self.decay)
+        dead = usage < self.threshold
+        usage.masked_fill_(dead, 1.0)
+        return dead
+
+
+def sums_by_code(z: Tensor, indices: Tensor, num_codes: int) -> tuple[Tensor, Tensor]:
+    """How many vectors each code has, (K,), and their sums, (K, d).
+
+    z: (N, d).  indices: (N,).  Deterministic on a GPU as well.
+    """
+    counts = z.new_zeros(num_codes)
+    counts.index_add_(0, indices, torch.ones_like(z[:, 0]))  # whole numbers: in any order
+    # accumulating index_put_ sorts on a GPU, index_add_ adds in the order of chance
+    sums = z.new_zeros(num_codes, z.shape[1])
+    return counts, sums.index_put_((indices,), z, accumulate=True)
+
+
+def gathered_sample(latents: Tensor, count: int) -> Tensor:
+    """Random latents of all ranks, the same on each: (N, d) to (count, d).
+
+    Each row comes from the rank whose turn it is, drawn with torch's global generator, without
+    repetition where that rank has enough. Every rank calls this.
+    """
+    size = world_size()
+    rank = distributed.get_rank() if size > 1 else 0
+    own = len(range(rank, count, size))
+    if own <= len(latents):
+        rows = torch.randperm(len(latents), device=latents.device)[:own]
+    else:
+        rows = torch.randint(len(latents), (own,), device=latents.device)
+    sample = latents.new_zeros(count, latents.shape[1])
+    sample[rank::size] = latents[rows]
+    return sum_over_ranks(sample)
+
+
+@torch.no_grad()
+def k_means(latents: Tensor, num_codes: int, *, iterations: int, on_sphere: bool = False) -> Tensor:
+    """Centres of `num_codes` clusters: (N, d) to (K, d), float32.
+
+    Lloyd's algorithm from a start by k-means++ (Arthur and Vassilvitskii 2007): each next centre is
+    a latent drawn in proportion to the squared distance to the nearest so far. A centre that loses
+    all its latents stays. Draws from torch's global generator.
+    on_sphere: centres are scaled to unit length, as the latents are.
+    """
+    latents = latents.float()
+    with without_autocast(latents):
+        centres = _spread(latents, num_codes)
+        for _ in range(iterations):
+            counts, sums = sums_by_code(latents, nearest_codes(latents, centres), num_codes)
+            means = sums / counts.clamp_min(1)[:, None]
+            if on_sphere:
+                means = F.normalize(means, dim=1)
+            centres = torch.where(counts[:, None] > 0, means, centres)
+    return centres
+
+
+def _spread(latents: Tensor, num_codes: int) -> Tensor:
+    """K latents far from each other, the start of k-means++."""
+    uniform = torch.rand(num_codes, device=latents.device, dtype=torch.float64)
+    rows = torch.empty(num_codes, device=latents.device, dtype=torch.int64)
+    distance = latents.new_ones(len(latents), dtype=torch.float64)
+    for number in range(num_codes):
+        cumulative = distance.cumsum(0)
+        # where fewer distinct latents than codes exist, all distances are 0 and the last repeats
+        row = torch.searchsorted(cumulative, uniform[number] * cumulative[-1], right=True)
+        row = row.clamp(max=len(latents) - 1).reshape(1)
+        rows[number : number + 1] = row
+        square = (latents - latents.index_select(0, row)).square().sum(dim=1).double()
+        distance = square if number == 0 else torch.minimum(distance, square)
+    return latents[rows]

@@ -1,0 +1,167 @@
+"""K-means and restarts of a codebook."""
+
+import pytest
+import torch
+
+from ldm.nets.quantizer import VectorQuantizer
+from ldm.nets.quantizer_cures import (
+    KMeansInit,
+    Restart,
+    gathered_sample,
+    k_means,
+    sums_by_code,
+)
+from ldm.nets.quantizer_ema import EMAVectorQuantizer
+from tests.nets.quantizers import latents, rows, train
+
+BOTH = pytest.mark.parametrize("cls", [VectorQuantizer, EMAVectorQuantizer])
+
+
+def clusters(centres, each=20, spread=0.01):
+    """Latents (len(centres) * each, d) around centres, in random order."""
+    noise = spread * torch.randn(len(centres) * each, centres.shape[1])
+    return (centres.repeat_interleave(each, dim=0) + noise)[torch.randperm(len(noise))]
+
+
+def as_latents(vectors):
+    """(N, d) as (N, d, 1, 1) with a gradient."""
+    return vectors[:, :, None, None].clone().requires_grad_()
+
+
+def distances_to_nearest(points, centres):
+    return torch.cdist(points, centres).min(dim=1).values
+
+
+@pytest.mark.parametrize("on_sphere", [False, True])
+def test_k_means_finds_separated_clusters(on_sphere):
+    torch.manual_seed(0)
+    centres = 10 * torch.randn(8, 3)
+    if on_sphere:
+        centres = torch.nn.functional.normalize(torch.cat([torch.eye(3), -torch.eye(3)]), dim=1)
+    found = k_means(clusters(centres), len(centres), iterations=5, on_sphere=on_sphere)
+    assert distances_to_nearest(centres, found).max() < 0.02
+    assert distances_to_nearest(found, centres).max() < 0.02
+    if on_sphere:
+        torch.testing.assert_close(found.norm(dim=1), torch.ones(6))
+
+
+def test_k_means_ends_at_the_means_of_its_clusters():
+    torch.manual_seed(0)
+    points = torch.randn(200, 2)
+    found = k_means(points, 5, iterations=100)
+    nearest = torch.cdist(points, found).argmin(dim=1)
+    for number, centre in enumerate(found):
+        torch.testing.assert_close(centre, points[nearest == number].mean(dim=0))
+
+
+def test_k_means_of_fewer_points_than_centres_stays_among_them():
+    points = torch.tensor([[0.0, 1.0], [2.0, 3.0]])
+    found = k_means(points, 4, iterations=2)
+    assert {tuple(row) for row in found.tolist()} == {(0.0, 1.0), (2.0, 3.0)}
+
+
+def test_sums_and_counts_are_those_of_each_code():
+    z = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
+    counts, sums = sums_by_code(z, torch.tensor([2, 0, 2]), 3)
+    assert counts.tolist() == [1, 0, 2]
+    assert sums.tolist() == [[3, 4], [0, 0], [6, 8]]
+
+
+def test_a_sample_repeats_no_latent_unless_it_must():
+    points = torch.arange(10.0)[:, None]
+    assert len(gathered_sample(points, 10).unique()) == 10
+    few = gathered_sample(points[:3], 50)
+    assert few.shape == (50, 1)
+    assert set(few.flatten().tolist()) <= {0.0, 1.0, 2.0}
+
+
+@BOTH
+def test_codebook_starts_at_the_centres_of_enough_latents(cls):
+    torch.manual_seed(0)
+    centres = 10 * torch.randn(6, 3)
+    first, second = clusters(centres).chunk(2)
+    quantizer = cls(6, 3, kmeans_init=KMeansInit(latents_per_code=20))
+    start = quantizer.codes().clone()
+    train(quantizer, [as_latents(first)])
+    assert torch.equal(quantizer.codes(), start)  # 60 of the 120 latents it waits for
+    assert not quantizer.is_initialized
+    train(quantizer, [as_latents(second)])
+    assert quantizer.is_initialized
+    assert distances_to_nearest(centres, quantizer.codes()).max() < 0.02
+    if cls is VectorQuantizer:
+        found = quantizer.codes().clone()
+        train(quantizer, [as_latents(first + 5)])
+        assert torch.equal(quantizer.codes(), found)  # once
+
+
+@BOTH
+def test_a_loaded_codebook_is_not_initialized_again(cls):
+    torch.manual_seed(0)
+    source = cls(6, 3, kmeans_init=KMeansInit(latents_per_code=1))
+    train(source, [latents()])
+    other = cls(6, 3, kmeans_init=KMeansInit(latents_per_code=1))
+    other.load_state_dict(source.state_dict())
+    for quantizer in (source, other):
+        train(quantizer, [latents(4)])
+    assert torch.equal(source.codes(), other.codes())
+
+
+def test_a_code_is_dead_when_its_moving_usage_falls_below_the_threshold():
+    restart, usage = Restart(threshold=0.3, decay=0.5), torch.ones(4)
+    counts = torch.tensor([6.0, 2.0, 0.0, 0.0])  # relative to the mean: 3, 1, 0, 0
+    assert restart.dead(usage, counts).tolist() == [False] * 4
+    assert usage.tolist() == [2.0, 1.0, 0.5, 0.5]
+    counts = torch.tensor([2.0, 4.0, 2.0, 0.0])  # 1, 2, 1, 0
+    assert restart.dead(usage, counts).tolist() == [False, False, False, True]
+    assert usage.tolist() == [1.5, 1.5, 0.75, 1.0]  # the dead one begins anew
+
+
+def test_a_code_that_is_never_used_is_dead_after_349_steps():
+    restart, usage, counts = Restart(), torch.ones(2), torch.tensor([1.0, 0.0])
+    for _ in range(348):
+        assert not restart.dead(usage, counts).any()
+    assert restart.dead(usage, counts).tolist() == [False, True]
+
+
+@BOTH
+@pytest.mark.parametrize("l2_norm", [False, True])
+def test_restart_replaces_exactly_the_dead_codes_by_latents(cls, l2_norm):
+    torch.manual_seed(0)
+    quantizer = cls(20, 3, l2_norm=l2_norm, restart=Restart(threshold=0.1, decay=0.0))
+    z = latents(batch=1)
+    before = quantizer.codes().detach().clone()
+    used = quantizer.nearest(z.detach().permute(0, 2, 3, 1)).unique()
+    is_dead = torch.ones(20, dtype=torch.bool)
+    is_dead[used] = False
+    assert 0 < is_dead.sum() < 20
+    train(quantizer, [z])
+    after = quantizer.codes().detach()
+    vectors = rows(z.detach())
+    if l2_norm:
+        vectors = torch.nn.functional.normalize(vectors, dim=1)
+    assert distances_to_nearest(after[is_dead], vectors).max() < 1e-6
+    assert len(after[is_dead].unique(dim=0)) == is_dead.sum()
+    if cls is VectorQuantizer:
+        assert torch.equal(after[~is_dead], before[~is_dead])
+    else:  # those in use moved, by a hundredth of the way to their means
+        assert (after[~is_dead] - before[~is_dead]).norm(dim=1).max() < 0.1
+        assert quantizer.cluster_size[is_dead].tolist() == [1.0] * int(is_dead.sum())
+        torch.testing.assert_close(quantizer.cluster_sum[is_dead], after[is_dead])
+
+
+def test_published_layout_has_nothing_of_cures_that_are_off():
+    assert list(VectorQuantizer(4, 2).state_dict()) == ["embedding.weight"]
+    names = set(VectorQuantizer(4, 2, kmeans_init=True, restart=True).state_dict())
+    assert names == {"embedding.weight", "usage", "is_initialized"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"threshold": 1.0}, "threshold=1.0: expected at least 0 and less than 1"),
+        ({"decay": 1.0}, "decay=1.0: expected at least 0 and less than 1"),
+    ],
+)
+def test_a_restart_of_all_codes_or_none_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        Restart(**changes)
