@@ -18,7 +18,8 @@ from ldm.autoencoders.posterior import DiagonalGaussian
 from ldm.config import ConfigError
 from ldm.diffusion.draws import Draws
 from ldm.losses.reconstruction import codebook_use
-from ldm.models.first_stage_module import Batch, FirstStageModule, FirstStageOptions
+from ldm.models.first_stage_module import Batch, FirstStageModule
+from ldm.models.first_stage_options import FirstStageOptions
 from ldm.models.first_stage_step import Autoencoded
 from ldm.nets.quantizer import VectorQuantizer
 from ldm.ranges import Positive

@@ -7,7 +7,7 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypedDict, Unpack
+from typing import Any, Literal, Unpack
 
 import pytorch_lightning as pl
 import torch
@@ -24,6 +24,7 @@ from ldm.io.checkpoint import load_into, load_state
 from ldm.log import log
 from ldm.losses.autoencoder import FirstStageLoss
 from ldm.models.ema import EMA
+from ldm.models.first_stage_options import FirstStageOptions, checked_options
 from ldm.models.first_stage_step import (
     Autoencoded,
     MicroBatch,
@@ -31,6 +32,7 @@ from ldm.models.first_stage_step import (
     generator_gradients,
     shared_gradients,
 )
+from ldm.models.first_stage_validation import measures
 from ldm.models.optim import (
     average_gradients,
     build_optimizer,
@@ -39,7 +41,7 @@ from ldm.models.optim import (
 )
 from ldm.nets.autoencoder import Decoder, Encoder
 from ldm.ranks import world_size
-from ldm.tensor import mean_flat, to_image_tensor
+from ldm.tensor import to_image_tensor
 
 __all__ = ["FirstStageModule"]
 
@@ -47,37 +49,6 @@ Batch = Mapping[str, Any]
 
 GENERATOR, DISCRIMINATOR = 0, 1
 PRECISIONS = ("32-true", "bf16-mixed")
-
-
-class FirstStageOptions(TypedDict, total=False):
-    """What every first stage takes beside its networks, each with its default."""
-
-    image_key: str  # where a batch has its images; "image"
-    monitor: str | None  # metric of the best checkpoint; none
-    ckpt_path: str | None  # weights to start from; none
-    ignore_keys: Sequence[str]  # prefixes of names in that file that are not read; none
-    colorize_nlabels: int | None  # label channels, which `log_images` shows in random colours; none
-    batch_resize_range: Sequence[int] | None  # low, high side in pixels, see `_resized`; none
-    use_ema: bool  # average the generator's weights and validate the average too; false
-    lr_g_factor: float  # multiplies the generator's learning rate; 1
-    scheduler_config: Mapping[str, Any] | None  # factor on the rate by a player's own steps; none
-    optimizer_config: Mapping[str, Any] | None  # of both players; Adam with betas 0.5 and 0.9
-    gan_forward: Literal["shared", "published"]  # see `first_stage_step`; "shared"
-
-
-DEFAULTS: FirstStageOptions = {
-    "image_key": "image",
-    "monitor": None,
-    "ckpt_path": None,
-    "ignore_keys": (),
-    "colorize_nlabels": None,
-    "batch_resize_range": None,
-    "use_ema": False,
-    "lr_g_factor": 1.0,
-    "scheduler_config": None,
-    "optimizer_config": {"target": "torch.optim.Adam", "params": {"betas": [0.5, 0.9]}},
-    "gan_forward": "shared",
-}
 
 
 class FirstStageModule(pl.LightningModule, ABC):
@@ -109,12 +80,7 @@ class FirstStageModule(pl.LightningModule, ABC):
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self.options: dict[str, Any] = {**DEFAULTS, **options}
-        if unknown := self.options.keys() - DEFAULTS.keys():
-            name = min(unknown)
-            raise ConfigError(f"{name}: unknown option{did_you_mean(name, DEFAULTS)}")
-        if (forward := self.options["gan_forward"]) not in ("shared", "published"):
-            raise ConfigError(f"gan_forward={forward!r}: expected 'shared' or 'published'")
+        self.options = checked_options(options)
         self.encoder, self.decoder = _halves(to_plain(ddconfig))
         self.loss = build(lossconfig, path="lossconfig")
         self.downsample_factor = self.encoder.downsample_factor
@@ -350,19 +316,8 @@ class FirstStageModule(pl.LightningModule, ABC):
         )
 
     def _measures(self, images: Tensor, made: Autoencoded) -> dict[str, Tensor]:
-        """What validation logs: parts of the loss, PSNR in dB, deviation of the latents."""
-        step = self.trainer.global_step
-        nll = self.loss.reconstruction(images, made.reconstruction)
-        cost = self.loss.regularization(made.cost, made.codes)
-        total = nll.total + cost.total
-        metrics = nll.parts | cost.parts | {"total_loss": total, "aeloss": total}
-        metrics["psnr"] = _psnr(images, made.reconstruction)
-        metrics["latent_std"] = made.z.float().std()
-        if self.loss.factor(step):
-            logits = self.loss.judge(images), self.loss.judge(made.reconstruction)
-            metrics |= self.loss.discrimination(*logits, step=step).parts
-            metrics["g_loss"] = self.loss.deception(logits[1])
-        return metrics
+        """What validation logs, by name."""
+        return measures(self.loss, images, made, self.trainer.global_step)
 
 
 def _halves(ddconfig: Mapping[str, Any]) -> tuple[Encoder, Decoder]:
@@ -383,10 +338,3 @@ def _halves(ddconfig: Mapping[str, Any]) -> tuple[Encoder, Decoder]:
         for problem in parameter_problems(half, params, path="ddconfig", stage="part"):
             raise ConfigError(problem)
     return Encoder(**given[Encoder]), Decoder(**given[Decoder])
-
-
-def _psnr(images: Tensor, reconstructions: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB, (B,); images are in [-1, 1], so the peak is 2."""
-    error = mean_flat((images.float() - reconstructions.float().clamp(-1, 1)).square())
-    # an exact reconstruction counts 100 dB instead of infinity
-    return 10 * torch.log10(4 / error.clamp_min(4e-10))
