@@ -42,6 +42,8 @@ class LPIPS(nn.Module):
     (`require_weights`).
     """
 
+    smallest_side = 2 ** (len(STAGES) - 1)  # pixels that leave something to the last stage
+
     def __init__(self, weights: str | Path | None = None) -> None:
         super().__init__()
         self.scaling_layer = _Scaling()

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ldm.autoencoders.posterior import DiagonalGaussian
 from ldm.config import ConfigError
 from ldm.diffusion.draws import Draws
+from ldm.losses.equivariance import Transform
 from ldm.losses.reconstruction import codebook_use
 from ldm.models.first_stage_module import Batch, FirstStageModule
 from ldm.models.first_stage_options import FirstStageOptions
@@ -67,7 +68,11 @@ class AutoencoderKL(FirstStageModule):
         return self.decode(posterior.sample() if sample_posterior else posterior.mode()), posterior
 
     def autoencode(
-        self, images: Tensor, draws: Draws | None, stream: str = "posterior"
+        self,
+        images: Tensor,
+        draws: Draws | None,
+        transform: Transform | None = None,
+        stream: str = "posterior",
     ) -> Autoencoded:
         """Reconstruct a sample of the posterior; without draws, its mode."""
         posterior = self.encode(images)
@@ -75,7 +80,8 @@ class AutoencoderKL(FirstStageModule):
             z = posterior.mode()
         else:
             z = posterior.sample(draws.normal(posterior.mean.shape[1:], stream))
-        return Autoencoded(self.decode(z), z, posterior.kl())
+        decoded = self.decode(z if transform is None else transform.of_latents(z))
+        return Autoencoded(decoded, z, posterior.kl())
 
     @torch.no_grad()
     def log_images(self, batch: Batch, only_inputs: bool = False, **_: object) -> dict[str, Tensor]:
@@ -158,11 +164,16 @@ class VQModel(FirstStageModule):
         return made.reconstruction, made.cost
 
     def autoencode(
-        self, images: Tensor, draws: Draws | None, stream: str = "posterior"
+        self,
+        images: Tensor,
+        draws: Draws | None,
+        transform: Transform | None = None,
+        stream: str = "posterior",
     ) -> Autoencoded:
         """Reconstruct the quantised latents; nothing is drawn."""
         quant, loss, (_, _, codes) = self.quantize(self.encode_to_prequant(images))
-        return Autoencoded(self._decode(quant), quant, loss, codes)
+        decoded = self._decode(quant if transform is None else transform.of_latents(quant))
+        return Autoencoded(decoded, quant, loss, codes)
 
     @torch.no_grad()
     def log_images(self, batch: Batch, only_inputs: bool = False, **_: object) -> dict[str, Tensor]:
