@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from ldm.nets.precision import without_autocast
 from ldm.ranks import mean_over_ranks
 from ldm.tensor import mean_flat
 
@@ -21,7 +22,7 @@ def r1_penalty(judge: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     different pixels this is the mean of their own penalties, so that a weight means the same for
     images of any size; for one patch it is the plain penalty.
     """
-    with torch.autocast(images.device.type, enabled=False):
+    with without_autocast(images):
         leaf = images.detach().float().requires_grad_()
         logits = judge(leaf)
         (gradient,) = torch.autograd.grad(logits.sum(), leaf, create_graph=True)

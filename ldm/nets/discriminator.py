@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
 from torch.nn.utils.parametrizations import spectral_norm
 
+from ldm.nets.precision import without_autocast
 from ldm.ranks import world_size
 
 __all__ = ["ActNorm", "NLayerDiscriminator", "SyncedBatchNorm2d"]
@@ -106,7 +107,7 @@ class _Conv2d(nn.Conv2d):
     """A convolution whose weight is computed in float32: what a parametrization needs."""
 
     def forward(self, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x):
             weight = self.weight
         out: Tensor = self._conv_forward(x, weight, self.bias)
         return out
