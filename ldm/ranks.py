@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from torch import distributed
+from torch import Tensor, distributed
 
-__all__ = ["world_size"]
+__all__ = ["mean_over_ranks", "world_size"]
 
 
 def world_size() -> int:
@@ -12,3 +12,12 @@ def world_size() -> int:
     if distributed.is_available() and distributed.is_initialized():
         return distributed.get_world_size()
     return 1
+
+
+def mean_over_ranks(value: Tensor) -> Tensor:
+    """The mean of a tensor over ranks; the tensor itself when there is one."""
+    if (size := world_size()) == 1:
+        return value
+    total = value.clone()
+    distributed.all_reduce(total)
+    return total / size

@@ -19,13 +19,17 @@ from ldm.tensor import mean_flat
 __all__ = [
     "adaptive_weight",
     "adopt_weight",
+    "deception_loss",
     "discriminator_loss",
     "generator_loss",
+    "gradient_ratio",
     "hinge_d_loss",
+    "non_saturating_g_loss",
     "vanilla_d_loss",
 ]
 
 DiscriminatorLoss = Callable[[Tensor, Tensor], Tensor]
+GeneratorLoss = Callable[[Tensor], Tensor]
 
 
 def hinge_d_loss(logits_real: Tensor, logits_fake: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -44,20 +48,38 @@ def vanilla_d_loss(logits_real: Tensor, logits_fake: Tensor) -> Tensor:
 
 
 def generator_loss(logits_fake: Tensor) -> Tensor:
-    """-D(x_hat), mean over patches, for either loss of the discriminator: (B,)."""
+    """-D(x_hat), mean over patches, for the hinge and the vanilla loss: (B,)."""
     return -mean_flat(logits_fake)
 
 
-_DISCRIMINATOR_LOSSES: dict[str, DiscriminatorLoss] = {
-    "hinge": hinge_d_loss,
-    "vanilla": vanilla_d_loss,
+def non_saturating_g_loss(logits_fake: Tensor) -> Tensor:
+    """-log s(D(x_hat)), mean over patches: (B,), sec. 3 of arXiv:1406.2661.
+
+    Its gradient fades once the discriminator is deceived; that of `generator_loss` never does.
+    """
+    return mean_flat(F.softplus(-logits_fake))
+
+
+_LOSSES: dict[str, tuple[DiscriminatorLoss, GeneratorLoss]] = {
+    "hinge": (hinge_d_loss, generator_loss),
+    "vanilla": (vanilla_d_loss, generator_loss),  # published: not this loss's own counterpart
+    "non-saturating": (vanilla_d_loss, non_saturating_g_loss),
 }
 
 
 def discriminator_loss(name: str) -> DiscriminatorLoss:
-    """The discriminator's loss of this name, `hinge` or `vanilla`; ValueError for another."""
-    require_known("disc_loss", name, _DISCRIMINATOR_LOSSES)
-    return _DISCRIMINATOR_LOSSES[name]
+    """The discriminator's loss of this name: `hinge`, `vanilla`, `non-saturating`.
+
+    Raises ValueError for another.
+    """
+    require_known("disc_loss", name, _LOSSES)
+    return _LOSSES[name][0]
+
+
+def deception_loss(name: str) -> GeneratorLoss:
+    """The generator's loss in the game of this name; ValueError for another."""
+    require_known("disc_loss", name, _LOSSES)
+    return _LOSSES[name][1]
 
 
 def adopt_weight(weight: float, step: int, threshold: int = 0, value: float = 0.0) -> float:
@@ -65,11 +87,22 @@ def adopt_weight(weight: float, step: int, threshold: int = 0, value: float = 0.
     return weight if step >= threshold else value
 
 
-def adaptive_weight(nll_gradient: Tensor, generator_gradient: Tensor) -> Tensor:
+def gradient_ratio(nll_gradient: Tensor, generator_gradient: Tensor) -> Tensor:
+    """|d nll / dW| / (|d g / dW| + 1e-4) in float32, 0-d; NaN where either norm is not finite.
+
+    The small number keeps it bounded for a discriminator that has no opinion.
+    """
+    nll, game = nll_gradient.float().norm(), generator_gradient.float().norm()
+    return torch.where(torch.isfinite(nll + game), nll / (game + 1e-4), torch.nan).detach()
+
+
+def adaptive_weight(
+    nll_gradient: Tensor, generator_gradient: Tensor, maximum: float = 1e4
+) -> Tensor:
     """Balance lambda that gives both losses gradients of one size at the decoder's last layer.
 
-    Eq. (7): lambda = |d nll / dW| / (|d g / dW| + 1e-4), in [0, 1e4], 0-d, without a graph.
-    The small number keeps lambda bounded for a discriminator that has no opinion.
+    Eq. (7): lambda = |d nll / dW| / (|d g / dW| + 1e-4), in [0, maximum], 0-d float32, without a
+    graph; 0 where a gradient is not finite.
     """
-    ratio = nll_gradient.float().norm() / (generator_gradient.float().norm() + 1e-4)
-    return torch.clamp(ratio, 0.0, 1e4).detach()
+    ratio = gradient_ratio(nll_gradient, generator_gradient)
+    return torch.nan_to_num(ratio, nan=0.0).clamp(0.0, maximum)

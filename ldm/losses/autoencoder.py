@@ -11,16 +11,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import replace
 from pathlib import Path
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
 
-from ldm.losses.adversarial import (
-    adaptive_weight,
-    adopt_weight,
-    discriminator_loss,
-    generator_loss,
-)
+from ldm.losses.game import AdversarialGame, GameOptions
 from ldm.losses.perceptual import LPIPS, LpipsChannels
 from ldm.losses.reconstruction import (
     ReconstructionError,
@@ -31,7 +27,6 @@ from ldm.losses.reconstruction import (
 )
 from ldm.nets.discriminator import NLayerDiscriminator
 from ldm.ranges import NonNegative, Positive, Weight
-from ldm.tensor import mean_flat
 from ldm.types import LossTerms
 
 __all__ = ["DummyLoss", "FirstStageLoss", "LPIPSWithDiscriminator", "VQLPIPSWithDiscriminator"]
@@ -41,15 +36,14 @@ class DummyLoss(nn.Module):
     """No loss: for a first stage that is used, not trained."""
 
 
-class FirstStageLoss(nn.Module, ABC):
+class FirstStageLoss(AdversarialGame, ABC):
     """Pixels, LPIPS and a patch discriminator; subclasses say likelihood and regulariser.
 
-    disc_start: optimizer step at which the discriminator joins.  disc_factor: 0 leaves it out.
-    disc_weight: multiplies the adaptive weight.  disc_num_layers, disc_ndf: depth and width.
-    disc_conditional: the discriminator also sees a condition, joined on channels and counted in
-    disc_in_channels.  perceptual_weight: 0 leaves LPIPS out, and its network is then not built.
-    lpips_weights, lpips_channels: see `LPIPS`; the latter is held against disc_in_channels, which
-    are the image's unless there is a condition.
+    disc_start, disc_factor, disc_weight, disc_loss and other rules: see `AdversarialGame`.
+    disc_num_layers, disc_ndf: depth and width of the discriminator.  disc_conditional: it also sees
+    a condition, joined on channels and counted in disc_in_channels.  perceptual_weight: 0 leaves
+    LPIPS out, and its network is then not built.  lpips_weights, lpips_channels: see `LPIPS`; the
+    latter is held against disc_in_channels, which are the image's unless there is a condition.
     pixel_loss: `l1` or `l2`.  pixelloss_weight: accepted, unused.
     """
 
@@ -69,13 +63,16 @@ class FirstStageLoss(nn.Module, ABC):
         lpips_weights: str | Path | None,
         lpips_channels: LpipsChannels,
         pixel_loss: str,
+        **rules: Unpack[GameOptions],
     ) -> None:
-        super().__init__()
-        self.disc_start = disc_start
-        self.disc_factor = disc_factor
-        self.disc_weight = disc_weight
-        self.disc_conditional = disc_conditional
-        self.disc_loss = discriminator_loss(disc_loss)
+        super().__init__(
+            disc_start=disc_start,
+            disc_factor=disc_factor,
+            disc_weight=disc_weight,
+            disc_loss=disc_loss,
+            disc_conditional=disc_conditional,
+            **rules,
+        )
         self.pixel_loss = check_pixel_loss(pixel_loss)
         self.perceptual_weight = perceptual_weight
         self.perceptual_loss: LPIPS | None = None
@@ -89,6 +86,7 @@ class FirstStageLoss(nn.Module, ABC):
             n_layers=disc_num_layers,
             use_actnorm=use_actnorm,
             ndf=disc_ndf,
+            use_spectral_norm=self.rules["disc_spectral_norm"],
         )
 
     @abstractmethod
@@ -106,43 +104,6 @@ class FirstStageLoss(nn.Module, ABC):
     def generator_parameters(self) -> list[nn.Parameter]:
         """Parameters of the loss that the generator's optimizer moves: none by default."""
         return []
-
-    def judge(self, images: Tensor, cond: Tensor | None = None) -> Tensor:
-        """The discriminator's logits (B, 1, h, w) of images, high where they look real.
-
-        cond: (B, C, H, W), given exactly when the discriminator is conditional.
-        """
-        if (cond is not None) != self.disc_conditional:
-            raise ValueError(
-                f"disc_conditional is {self.disc_conditional}, but a condition was "
-                f"{'missing' if cond is None else 'given'}"
-            )
-        seen = images if cond is None else torch.cat([images, cond], dim=1)
-        logits: Tensor = self.discriminator(seen)
-        return logits.float()
-
-    def deception(self, logits_fake: Tensor) -> Tensor:
-        """The generator's side of the game, from the logits of reconstructions: (B,)."""
-        return generator_loss(logits_fake)
-
-    def discrimination(self, logits_real: Tensor, logits_fake: Tensor, *, step: int) -> LossTerms:
-        """The discriminator's side of the game at an optimizer step."""
-        loss = self.factor(step) * self.disc_loss(logits_real, logits_fake)
-        parts = {
-            "disc_loss": loss,
-            "logits_real": mean_flat(logits_real),
-            "logits_fake": mean_flat(logits_fake),
-        }
-        return LossTerms(loss, _detached(parts))
-
-    def factor(self, step: int) -> float:
-        """Weight of the game at an optimizer step: 0 before `disc_start`, then `disc_factor`."""
-        return adopt_weight(self.disc_factor, step, threshold=self.disc_start)
-
-    def balance(self, nll_gradient: Tensor, generator_gradient: Tensor) -> Tensor:
-        """Weight of `deception` next to `reconstruction`, 0-d, from last-layer gradients."""
-        # published: clamped first, weighted after, so that disc_weight can exceed the clamp
-        return self.disc_weight * adaptive_weight(nll_gradient, generator_gradient)
 
     def objective(
         self,
@@ -168,10 +129,11 @@ class FirstStageLoss(nn.Module, ABC):
         deception = self.deception(self.judge(reconstructions, cond))
         balance = self._measured_balance(terms.total, deception, last_layer)
         nll = terms.total if weights is None else terms.total * weights.flatten()
-        factor = self.factor(step)
+        factor = self.generator_factor(step)
         total = nll + regularization.total + balance * factor * deception
         game = {
             "d_weight": balance.expand(len(total)),
+            "d_weight_nonfinite": self.num_unbalanced.expand(len(total)),
             "disc_factor": torch.full_like(total, factor),
             "g_loss": deception,
         }
@@ -190,6 +152,16 @@ class FirstStageLoss(nn.Module, ABC):
         if self.perceptual_loss is not None:
             self.perceptual_loss.require_channels(count)
 
+    @property
+    def smallest_side(self) -> int:
+        """Pixels that the perceptual network and the discriminator need of an image's sides."""
+        needs = [1]
+        if self.perceptual_loss is not None:
+            needs.append(LPIPS.smallest_side)
+        if self.disc_factor:
+            needs.append(self.discriminator.smallest_side)
+        return max(needs)
+
     def _error(self, inputs: Tensor, reconstructions: Tensor) -> ReconstructionError:
         return reconstruction_error(
             inputs,
@@ -204,6 +176,8 @@ class FirstStageLoss(nn.Module, ABC):
     ) -> Tensor:
         if last_layer is None or not self.disc_factor:
             return nll.new_zeros(())
+        if not self.is_adaptive:
+            return self.fixed_balance(nll)
         gradients = [
             torch.autograd.grad(loss.mean(), last_layer, retain_graph=True)[0]
             for loss in (nll, deception)
@@ -241,6 +215,7 @@ class LPIPSWithDiscriminator(FirstStageLoss):
         learn_logvar: bool = False,
         lpips_weights: str | Path | None = None,
         lpips_channels: LpipsChannels = None,
+        **rules: Unpack[GameOptions],
     ) -> None:
         super().__init__(
             disc_start=disc_start,
@@ -256,6 +231,7 @@ class LPIPSWithDiscriminator(FirstStageLoss):
             lpips_weights=lpips_weights,
             lpips_channels=lpips_channels,
             pixel_loss=pixel_loss,
+            **rules,
         )
         self.kl_weight = kl_weight
         self.learn_logvar = learn_logvar
@@ -306,6 +282,7 @@ class VQLPIPSWithDiscriminator(FirstStageLoss):
         *,
         lpips_weights: str | Path | None = None,
         lpips_channels: LpipsChannels = None,
+        **rules: Unpack[GameOptions],
     ) -> None:
         if perceptual_loss != "lpips":
             raise ValueError(f"perceptual_loss={perceptual_loss!r}: only 'lpips' is available")
@@ -323,6 +300,7 @@ class VQLPIPSWithDiscriminator(FirstStageLoss):
             lpips_weights=lpips_weights,
             lpips_channels=lpips_channels,
             pixel_loss=pixel_loss,
+            **rules,
         )
         self.codebook_weight = codebook_weight
         self.n_classes = n_classes

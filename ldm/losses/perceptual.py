@@ -50,6 +50,8 @@ class LPIPS(nn.Module):
     and memory grow with the number of channels.
     """
 
+    smallest_side = 2 ** (len(STAGES) - 1)  # pixels that leave something to the last stage
+
     def __init__(
         self, weights: str | Path | None = None, lpips_channels: LpipsChannels = None
     ) -> None:

@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from ldm.autoencoders.posterior import DiagonalGaussian
 from ldm.config import ConfigError, build
 from ldm.diffusion.draws import Draws
-from ldm.models.first_stage_module import Batch, FirstStageModule, FirstStageOptions
+from ldm.losses.equivariance import Transform
+from ldm.models.first_stage_module import Batch, FirstStageModule
+from ldm.models.first_stage_options import FirstStageOptions
 from ldm.models.first_stage_step import Autoencoded, MicroBatch
 from ldm.nets.codebook_window import CodebookCounts, CodebookWindow, count_codes
 from ldm.nets.quantizer import Quantizer, VectorQuantizer
@@ -66,7 +68,11 @@ class AutoencoderKL(FirstStageModule):
         return self.decode(posterior.sample() if sample_posterior else posterior.mode()), posterior
 
     def autoencode(
-        self, images: Tensor, draws: Draws | None, stream: str = "posterior"
+        self,
+        images: Tensor,
+        draws: Draws | None,
+        transform: Transform | None = None,
+        stream: str = "posterior",
     ) -> Autoencoded:
         """Reconstruct a sample of the posterior; without draws, its mode."""
         posterior = self.encode(images)
@@ -74,7 +80,8 @@ class AutoencoderKL(FirstStageModule):
             z = posterior.mode()
         else:
             z = posterior.sample(draws.normal(posterior.mean.shape[1:], stream))
-        return Autoencoded(self.decode(z), z, posterior.kl())
+        decoded = self.decode(z if transform is None else transform.of_latents(z))
+        return Autoencoded(decoded, z, posterior.kl())
 
     @torch.no_grad()
     def log_images(self, batch: Batch, only_inputs: bool = False, **_: object) -> dict[str, Tensor]:
@@ -178,14 +185,19 @@ class VQModel(FirstStageModule):
         return made.reconstruction, made.cost
 
     def autoencode(
-        self, images: Tensor, draws: Draws | None, stream: str = "posterior"
+        self,
+        images: Tensor,
+        draws: Draws | None,
+        transform: Transform | None = None,
+        stream: str = "posterior",
     ) -> Autoencoded:
         """Reconstruct the quantised latents; nothing is drawn."""
         prequant = self.encode_to_prequant(images)
         quant, loss, (_, _, codes) = self.quantize(prequant)
         if self.quantize.learns_from(prequant):
             self._window.add(codes)
-        return Autoencoded(self._decode(quant), quant, loss, codes)
+        decoded = self._decode(quant if transform is None else transform.of_latents(quant))
+        return Autoencoded(decoded, quant, loss, codes)
 
     @torch.no_grad()
     def log_images(self, batch: Batch, only_inputs: bool = False, **_: object) -> dict[str, Tensor]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypedDict, Unpack
+from typing import Any, Literal, Self, Unpack
 
 import pytorch_lightning as pl
 import torch
@@ -17,13 +16,14 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
-from ldm.config import ConfigError, build, did_you_mean, to_plain, with_key
-from ldm.config.signature import parameter_problems
+from ldm.config import ConfigError, build, to_plain, with_key
 from ldm.diffusion.draws import Draws, KeyedDraws
 from ldm.io.checkpoint import load_into, load_state
 from ldm.log import log
 from ldm.losses.autoencoder import FirstStageLoss
+from ldm.losses.equivariance import Equivariance, Transform
 from ldm.models.ema import EMA
+from ldm.models.first_stage_options import FirstStageOptions, checked_options, halves_of
 from ldm.models.first_stage_step import (
     Autoencoded,
     MicroBatch,
@@ -31,53 +31,23 @@ from ldm.models.first_stage_step import (
     generator_gradients,
     shared_gradients,
 )
+from ldm.models.first_stage_validation import measures
 from ldm.models.optim import (
     average_gradients,
     build_optimizer,
     clip_gradients,
-    mean_over_ranks,
+    gradient_norm,
 )
-from ldm.nets.autoencoder import Decoder, Encoder
-from ldm.ranks import world_size
-from ldm.tensor import mean_flat, to_image_tensor
+from ldm.ranks import mean_over_ranks, world_size
+from ldm.tensor import to_image_tensor
 
 __all__ = ["FirstStageModule"]
 
 Batch = Mapping[str, Any]
 
 GENERATOR, DISCRIMINATOR = 0, 1
+PLAYERS = ("autoencoder", "discriminator")
 PRECISIONS = ("32-true", "bf16-mixed")
-
-
-class FirstStageOptions(TypedDict, total=False):
-    """What every first stage takes beside its networks, each with its default."""
-
-    image_key: str  # where a batch has its images; "image"
-    monitor: str | None  # metric of the best checkpoint; none
-    ckpt_path: str | None  # weights to start from; none
-    ignore_keys: Sequence[str]  # prefixes of names in that file that are not read; none
-    colorize_nlabels: int | None  # label channels, which `log_images` shows in random colours; none
-    batch_resize_range: Sequence[int] | None  # low, high side in pixels, see `_resized`; none
-    use_ema: bool  # average the generator's weights and validate the average too; false
-    lr_g_factor: float  # multiplies the generator's learning rate; 1
-    scheduler_config: Mapping[str, Any] | None  # factor on the rate by a player's own steps; none
-    optimizer_config: Mapping[str, Any] | None  # of both players; Adam with betas 0.5 and 0.9
-    gan_forward: Literal["shared", "published"]  # see `first_stage_step`; "shared"
-
-
-DEFAULTS: FirstStageOptions = {
-    "image_key": "image",
-    "monitor": None,
-    "ckpt_path": None,
-    "ignore_keys": (),
-    "colorize_nlabels": None,
-    "batch_resize_range": None,
-    "use_ema": False,
-    "lr_g_factor": 1.0,
-    "scheduler_config": None,
-    "optimizer_config": {"target": "torch.optim.Adam", "params": {"betas": [0.5, 0.9]}},
-    "gan_forward": "shared",
-}
 
 
 class FirstStageModule(pl.LightningModule, ABC):
@@ -109,17 +79,13 @@ class FirstStageModule(pl.LightningModule, ABC):
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self.options: dict[str, Any] = {**DEFAULTS, **options}
-        if unknown := self.options.keys() - DEFAULTS.keys():
-            name = min(unknown)
-            raise ConfigError(f"{name}: unknown option{did_you_mean(name, DEFAULTS)}")
-        if (forward := self.options["gan_forward"]) not in ("shared", "published"):
-            raise ConfigError(f"gan_forward={forward!r}: expected 'shared' or 'published'")
-        self.encoder, self.decoder = _halves(to_plain(ddconfig))
+        self.options = checked_options(options)
+        self.encoder, self.decoder = halves_of(to_plain(ddconfig))
         self.loss = build(lossconfig, path="lossconfig")
         self.downsample_factor = self.encoder.downsample_factor
         self.image_key: str = self.options["image_key"]
         self.monitor: str | None = self.options["monitor"]
+        self.equivariance: Equivariance | None = self.options["equivariance"]
         self.model_ema: EMA | None = None
         self._held: list[MicroBatch] = []
         if labels := self.options["colorize_nlabels"]:
@@ -131,6 +97,8 @@ class FirstStageModule(pl.LightningModule, ABC):
         if path := self.options["ckpt_path"]:
             with with_key("ckpt_path"):
                 self.init_from_ckpt(path, ignore_keys=self.options["ignore_keys"])
+        for part in self._frozen():
+            part.requires_grad_(False)
         if self.options["use_ema"]:
             self.model_ema = EMA(self.networks())
 
@@ -156,11 +124,16 @@ class FirstStageModule(pl.LightningModule, ABC):
 
     @abstractmethod
     def autoencode(
-        self, images: Tensor, draws: Draws | None, stream: str = "posterior"
+        self,
+        images: Tensor,
+        draws: Draws | None,
+        transform: Transform | None = None,
+        stream: str = "posterior",
     ) -> Autoencoded:
         """Encode and decode images (B, C, H, W) in [-1, 1].
 
         The latent is drawn with the numbers of a stream; without draws it is the most likely one.
+        transform: of the latent before it is decoded.
         """
 
     def networks(self) -> nn.ModuleDict:
@@ -168,19 +141,34 @@ class FirstStageModule(pl.LightningModule, ABC):
         names = ("encoder", "decoder", "quantize", "quant_conv", "post_quant_conv")
         return nn.ModuleDict({name: getattr(self, name) for name in names if hasattr(self, name)})
 
+    def _frozen(self) -> list[nn.Module]:
+        """Networks that `train_only` keeps as they are."""
+        if self.options["train_only"] is None:
+            return []
+        before = ("encoder", "quantize", "quant_conv")
+        return [network for name, network in self.networks().items() if name in before]
+
+    def train(self, mode: bool = True) -> Self:
+        """Train or evaluate; what is frozen stays in eval mode."""
+        super().train(mode)
+        for part in self._frozen():
+            part.eval()
+        return self
+
     def generator_parameters(self) -> list[nn.Parameter]:
         """Everything the generator's optimizer moves."""
         return [*self.networks().parameters(), *self.loss.generator_parameters()]
 
     def compile_networks(self) -> None:
-        """Compile what a step runs, for images of one size."""
+        """Compile what a step runs, for images of one size where they have one."""
         networks: list[nn.Module] = [self.encoder, self.decoder]
         if isinstance(self.loss, FirstStageLoss):
             networks.append(self.loss.discriminator)
             if self.loss.perceptual_loss is not None:
                 networks.append(self.loss.perceptual_loss.net)
         for network in networks:
-            network.compile(dynamic=False)
+            # equivariance brings images of many sizes, for each of which it would compile anew
+            network.compile(dynamic=None if self.equivariance else False)
 
     def get_last_layer(self) -> nn.Parameter:
         """Weight of the decoder's last convolution, at which the losses are balanced."""
@@ -227,6 +215,8 @@ class FirstStageModule(pl.LightningModule, ABC):
         if world_size() > 1 and not isinstance(self.trainer.strategy, DDPStrategy):
             name = type(self.trainer.strategy).__name__
             raise ConfigError(f"strategy {name}: a first stage trains on several devices with ddp")
+        if self.options["train_only"] and not (self.options["ckpt_path"] or self.trainer.ckpt_path):
+            log.warning("train_only: decoder, but no ckpt_path: the encoder stays as it was drawn")
         # refused as an argument of the trainer, but its loggers and estimates go by it
         self.trainer.accumulate_grad_batches = self.accumulate_grad_batches
 
@@ -256,6 +246,9 @@ class FirstStageModule(pl.LightningModule, ABC):
             return None
         batches, self._held = self._held, []
         metrics = self._move_players(batches, step)
+        if self.equivariance is not None:
+            is_transformed = batches[0].transform is not None
+            metrics["equivariance"] = torch.full((), float(is_transformed), device=self.device)
         if self.model_ema is not None:
             self.model_ema.update(self.networks())
         self._log_training(metrics, step, sum(batch.size for batch in batches))
@@ -267,7 +260,26 @@ class FirstStageModule(pl.LightningModule, ABC):
         if keys is None:  # then reproducible only for this division into ranks and batches
             first = sum(held.size for held in self._held)
             keys = [f"{self.global_rank}/{first + i}" for i in range(len(images))]
-        return MicroBatch(images, KeyedDraws(keys, self.seed, step, images.device))
+        draws = KeyedDraws(keys, self.seed, step, images.device)
+        return MicroBatch(images, draws, self._transform(images, step))
+
+    def _transform(self, images: Tensor, step: int) -> Transform | None:
+        """What this step does to the latents, the same on all ranks.
+
+        Raises ConfigError when images may become too small for the loss, in any step.
+        """
+        if self.equivariance is None:
+            return None
+        factor, side = self.downsample_factor, min(images.shape[2:])
+        smallest, needed = self.equivariance.smallest_side(side, factor), self.loss.smallest_side
+        if smallest < needed:
+            raise ConfigError(
+                f"equivariance.scales: the lowest, {self.equivariance.scales[0]:g}, makes images "
+                f"of {side} pixels {smallest} pixels small, but discriminator and LPIPS need "
+                f"{needed}; take {min(1.0, needed / side):.3g} or more, larger images or a smaller "
+                "disc_num_layers"
+            )
+        return self.equivariance.draw(self.seed, step, factor)
 
     def _resized(self, images: Tensor, step: int) -> Tensor:
         """Images at the side that this step draws among low, low + 16, ... high pixels."""
@@ -284,25 +296,31 @@ class FirstStageModule(pl.LightningModule, ABC):
     def _move_players(self, batches: Sequence[MicroBatch], step: int) -> dict[str, Tensor]:
         if self.options["gan_forward"] == "published":
             metrics = generator_gradients(self, batches, step)
-            self._move(GENERATOR)
+            metrics |= self._move(GENERATOR, step)
             torch.clear_autocast_cache()  # it holds casts of the weights that have just moved
             metrics |= discriminator_gradients(self, batches, step)
-            self._move(DISCRIMINATOR)
-            return metrics
+            return metrics | self._move(DISCRIMINATOR, step)
         metrics = shared_gradients(self, batches, step)
-        self._move(GENERATOR)
+        metrics |= self._move(GENERATOR, step)
         if "disc_loss" in metrics:
-            self._move(DISCRIMINATOR)
+            metrics |= self._move(DISCRIMINATOR, step)
         return metrics
 
-    def _move(self, player: int) -> None:
-        """One optimizer step of one player on its gradients, which are then dropped."""
+    def _move(self, player: int, step: int) -> dict[str, Tensor]:
+        """One optimizer step of one player on its gradients, which are then dropped.
+
+        Returns their norm before clipping, by name, where it was needed or a log is due.
+        """
         optimizers, schedules = self.optimizers(), self.lr_schedulers()
         assert isinstance(optimizers, list)
         optimizer = optimizers[player]
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         average_gradients(parameters)
-        clip_gradients(parameters, self.gradient_clip_val, self.gradient_clip_algorithm)
+        # the logger takes what was logged in every n-th step, counted from 1
+        is_due = (step + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
+        clips_norm = self.gradient_clip_val and self.gradient_clip_algorithm == "norm"
+        norm = gradient_norm(parameters) if is_due and not clips_norm else None
+        clipped = clip_gradients(parameters, self.gradient_clip_val, self.gradient_clip_algorithm)
         if player == GENERATOR:
             optimizer.step()  # counts as a step of the trainer
         else:
@@ -311,6 +329,8 @@ class FirstStageModule(pl.LightningModule, ABC):
         optimizer.zero_grad(set_to_none=True)
         if isinstance(schedules, list):
             schedules[player].step()  # type: ignore[call-arg] # none waits for a metric
+        found = clipped if norm is None else norm
+        return {} if found is None else {f"grad_norm/{PLAYERS[player]}": found}
 
     def _log_training(self, metrics: dict[str, Tensor], step: int, batch_size: int) -> None:
         """Log means over ranks, gathered in one message."""
@@ -328,15 +348,21 @@ class FirstStageModule(pl.LightningModule, ABC):
     # validation
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Compare reconstructions of the most likely latents with their images."""
-        self._evaluate(batch, "val")
-        if self.model_ema is not None:
-            with self.model_ema.applied_to(self.networks()):
-                self._evaluate(batch, "val_ema")
+        """Compare reconstructions of the most likely latents with their images.
+
+        Logged as `val/...`, and as `val_ema/...` those of the averaged weights, if there are any.
+        """
+        self._evaluate_both(batch, "val")
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """As in validation, logged as `test/...`."""
-        self._evaluate(batch, "test")
+        """As in validation, logged as `test/...` and `test_ema/...`."""
+        self._evaluate_both(batch, "test")
+
+    def _evaluate_both(self, batch: Batch, split: str) -> None:
+        self._evaluate(batch, split)
+        if self.model_ema is not None:
+            with self.model_ema.applied_to(self.networks()):
+                self._evaluate(batch, f"{split}_ema")
 
     def _evaluate(self, batch: Batch, split: str) -> None:
         images = self.get_input(batch)
@@ -350,43 +376,5 @@ class FirstStageModule(pl.LightningModule, ABC):
         )
 
     def _measures(self, images: Tensor, made: Autoencoded) -> dict[str, Tensor]:
-        """What validation logs: parts of the loss, PSNR in dB, deviation of the latents."""
-        step = self.trainer.global_step
-        nll = self.loss.reconstruction(images, made.reconstruction)
-        cost = self.loss.regularization(made.cost, made.codes)
-        total = nll.total + cost.total
-        metrics = nll.parts | cost.parts | {"total_loss": total, "aeloss": total}
-        metrics["psnr"] = _psnr(images, made.reconstruction)
-        metrics["latent_std"] = made.z.float().std()
-        if self.loss.factor(step):
-            logits = self.loss.judge(images), self.loss.judge(made.reconstruction)
-            metrics |= self.loss.discrimination(*logits, step=step).parts
-            metrics["g_loss"] = self.loss.deception(logits[1])
-        return metrics
-
-
-def _halves(ddconfig: Mapping[str, Any]) -> tuple[Encoder, Decoder]:
-    """Encoder and decoder of one set of arguments, of which each takes what it knows."""
-    takes = {half: inspect.signature(half).parameters for half in (Encoder, Decoder)}
-    names = {name: parameter for half in takes.values() for name, parameter in half.items()}
-    for name in sorted(ddconfig.keys() - names.keys()):
-        near = did_you_mean(name, names)
-        raise ConfigError(f"ddconfig.{name}: Encoder and Decoder have no {name!r}{near}")
-    for name, parameter in names.items():
-        if parameter.default is parameter.empty and name not in ddconfig:
-            raise ConfigError(f"ddconfig.{name}: Encoder and Decoder need it")
-    given = {
-        half: {name: value for name, value in ddconfig.items() if name in taken}
-        for half, taken in takes.items()
-    }
-    for half, params in given.items():
-        for problem in parameter_problems(half, params, path="ddconfig", stage="part"):
-            raise ConfigError(problem)
-    return Encoder(**given[Encoder]), Decoder(**given[Decoder])
-
-
-def _psnr(images: Tensor, reconstructions: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB, (B,); images are in [-1, 1], so the peak is 2."""
-    error = mean_flat((images.float() - reconstructions.float().clamp(-1, 1)).square())
-    # an exact reconstruction counts 100 dB instead of infinity
-    return 10 * torch.log10(4 / error.clamp_min(4e-10))
+        """What validation logs, by name."""
+        return measures(self.loss, images, made, self.trainer.global_step)

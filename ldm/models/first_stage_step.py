@@ -29,7 +29,8 @@ from torch import Tensor, nn
 
 from ldm.diffusion.draws import Draws
 from ldm.losses.autoencoder import FirstStageLoss
-from ldm.models.optim import mean_over_ranks
+from ldm.losses.equivariance import Transform
+from ldm.ranks import mean_over_ranks
 
 __all__ = [
     "Autoencoded",
@@ -61,9 +62,16 @@ class Autoencoder(Protocol):
     loss: FirstStageLoss
 
     def autoencode(
-        self, images: Tensor, draws: Draws | None, stream: str = "posterior"
+        self,
+        images: Tensor,
+        draws: Draws | None,
+        transform: Transform | None = None,
+        stream: str = "posterior",
     ) -> Autoencoded:
-        """Encode and decode; a latent by the numbers of a stream, or the most likely one."""
+        """Encode and decode; a latent by the numbers of a stream, or the most likely one.
+
+        transform: of the latent before it is decoded.
+        """
         ...
 
     def get_last_layer(self) -> Tensor:
@@ -76,15 +84,24 @@ class Autoencoder(Protocol):
 
 
 class MicroBatch(NamedTuple):
-    """Images (B, C, H, W) in [-1, 1] and the random numbers of their latents."""
+    """Images (B, C, H, W) in [-1, 1] and the random numbers of their latents.
+
+    transform: of the latents and of the images that their decoding is compared with.
+    """
 
     images: Tensor
     draws: Draws
+    transform: Transform | None = None
 
     @property
     def size(self) -> int:
         """Number of images."""
         return len(self.images)
+
+    @property
+    def targets(self) -> Tensor:
+        """What the reconstructions should be."""
+        return self.images if self.transform is None else self.transform.of_images(self.images)
 
 
 Metrics = dict[str, Tensor]
@@ -94,12 +111,14 @@ Metrics = dict[str, Tensor]
 class _Attempt:
     """Reconstructions of one micro-batch.
 
-    image: x_hat, with the graph of the autoencoder.
+    targets: what they should be.
+    made: x_hat, with the graph of the autoencoder.
     leaf: x_hat as the losses see it, float32; its `.grad` is share * d nll / d x_hat.
     share: of this micro-batch in the examples of the step.
     """
 
     batch: MicroBatch
+    targets: Tensor
     share: float
     made: Autoencoded
     leaf: Tensor
@@ -113,15 +132,16 @@ class _Attempt:
 def shared_gradients(model: Autoencoder, batches: Sequence[MicroBatch], step: int) -> Metrics:
     """Add both players' gradients for one step; what to log, 0-d each, by published name.
 
-    step: optimizer step; before the loss's `disc_start` there is no game.
+    step: optimizer step; before the loss's `disc_start` there is no game, and until its
+    `disc_warmup` has passed only the discriminator learns from it.
     Several micro-batches count as the one batch they make up: the discriminator sees their
     reconstructions together and lambda is that of all of them. That takes a first pass without
     the autoencoder's graph, so the autoencoder runs twice; dropout, which draws from torch's global
     generator, drops the same in both.
     """
-    factor = model.loss.factor(step)
+    factor = model.loss.generator_factor(step)
     metrics = _Sums(disc_factor=torch.full((), factor, device=batches[0].images.device))
-    if not factor:
+    if not model.loss.factor(step):
         for batch, share in _shares(batches):
             made = model.autoencode(*batch)
             attempt = _attempt(model.loss, batch, share, made, metrics)
@@ -137,12 +157,9 @@ def shared_gradients(model: Autoencoder, batches: Sequence[MicroBatch], step: in
         _attempt(model.loss, batch, share, made, metrics)
         for (batch, share), made in zip(_shares(batches), reconstructed, strict=True)
     ]
-    deceptions = _play(model.loss, attempts, step, metrics)
-    weight = factor * _balance(model, attempts, deceptions, metrics)
-    metrics.add("total_loss", weight * metrics["g_loss"])
-    for attempt, deception, seed in zip(attempts, deceptions, seeds, strict=True):
+    pulls = _play(model, attempts, step, metrics)
+    for attempt, pull, seed in zip(attempts, pulls, seeds, strict=True):
         made = attempt.made if at_once else _autoencoded(model, attempt.batch, seed)
-        pull = attempt.pull + weight * deception
         _backward(model.loss, made, pull, attempt.share, metrics)
     return metrics
 
@@ -151,9 +168,9 @@ def generator_gradients(model: Autoencoder, batches: Sequence[MicroBatch], step:
     """Add the generator's gradients as published: one graph, each micro-batch its own lambda."""
     metrics = _Sums()
     for batch, share in _shares(batches):
-        made = model.autoencode(batch.images, batch.draws)
+        made = model.autoencode(*batch)
         terms = model.loss.objective(
-            batch.images,
+            batch.targets,
             made.reconstruction,
             made.cost,
             codes=made.codes,
@@ -172,13 +189,11 @@ def discriminator_gradients(
     metrics = _Sums()
     for batch, share in _shares(batches):
         with torch.no_grad():
-            made = model.autoencode(batch.images, batch.draws, "posterior for the discriminator")
-        logits_real = model.loss.judge(batch.images)
-        logits_fake = model.loss.judge(made.reconstruction)
-        terms = model.loss.discrimination(logits_real, logits_fake, step=step)
-        loss, inputs = share * terms.total.mean(), _discriminator_parameters(model.loss)
-        torch.autograd.backward(loss, inputs=inputs)
-        metrics.add_mean(terms.parts, share)
+            made = model.autoencode(*batch, "posterior for the discriminator")
+        targets, loss = batch.targets, model.loss
+        numbers = loss.augmentation_numbers(batch.draws, targets)
+        logits = [loss.judge(x, numbers=numbers) for x in (targets, made.reconstruction)]
+        _discriminate(loss, targets, logits, numbers, step, metrics, share)
     return metrics
 
 
@@ -193,32 +208,68 @@ def _attempt(
     loss: FirstStageLoss, batch: MicroBatch, share: float, made: Autoencoded, metrics: _Sums
 ) -> _Attempt:
     """Differentiate the likelihood at the reconstruction."""
-    leaf = made.reconstruction.detach().float().requires_grad_()
-    terms = loss.reconstruction(batch.images, leaf)
+    leaf, targets = made.reconstruction.detach().float().requires_grad_(), batch.targets
+    terms = loss.reconstruction(targets, leaf)
     inputs = [leaf, *loss.generator_parameters()]
     torch.autograd.backward(share * terms.total.mean(), inputs=inputs)
     metrics.add_mean(terms.parts | {"total_loss": terms.total}, share)
-    return _Attempt(batch, share, made, leaf)
+    return _Attempt(batch, targets, share, made, leaf)
 
 
 def _play(
-    loss: FirstStageLoss, attempts: Sequence[_Attempt], step: int, metrics: _Sums
+    model: Autoencoder, attempts: Sequence[_Attempt], step: int, metrics: _Sums
 ) -> list[Tensor]:
     """One round of the game on all reconstructions of the step.
 
-    Adds the discriminator's gradients; returns d g / d x_hat of each micro-batch. The logits of
-    the reconstructions are computed once, for both players.
+    Adds the discriminator's gradients; returns d (nll + lambda g) / d x_hat of each micro-batch.
+    The logits of the reconstructions are computed once, for both players.
     """
-    leaves = [attempt.leaf for attempt in attempts]
-    logits_fake = loss.judge(torch.cat(leaves))
+    loss, leaves = model.loss, [attempt.leaf for attempt in attempts]
+    pulls = [attempt.pull for attempt in attempts]
+    drawn = [loss.augmentation_numbers(a.batch.draws, a.leaf) for a in attempts]
+    numbers = _joined([each for each in drawn if each is not None])
+    logits_fake = loss.judge(torch.cat(leaves), numbers=numbers)
     deception = loss.deception(logits_fake).mean()
-    gradients = torch.autograd.grad(deception, leaves, retain_graph=True)
-    logits_real = loss.judge(torch.cat([attempt.batch.images for attempt in attempts]))
-    terms = loss.discrimination(logits_real, logits_fake, step=step)
-    torch.autograd.backward(terms.total.mean(), inputs=_discriminator_parameters(loss))
     metrics.add("g_loss", deception.detach())
-    metrics.add_mean(terms.parts)
-    return list(gradients)
+    gradients: Sequence[Tensor] = ()
+    if factor := loss.generator_factor(step):
+        gradients = torch.autograd.grad(deception, leaves, retain_graph=True)
+    targets = torch.cat([attempt.targets for attempt in attempts])
+    logits = [loss.judge(targets, numbers=numbers), logits_fake]
+    _discriminate(loss, targets, logits, numbers, step, metrics)
+    if not factor:  # the discriminator warms up
+        return pulls
+    weight = factor * _balance(model, attempts, gradients, metrics)
+    metrics.add("total_loss", weight * metrics["g_loss"])
+    # where lambda is 0 because the game's gradient is not finite, so is its product with that
+    return [
+        pull + torch.nan_to_num(weight * gradient, nan=0.0)
+        for pull, gradient in zip(pulls, gradients, strict=True)
+    ]
+
+
+def _discriminate(
+    loss: FirstStageLoss,
+    images: Tensor,
+    logits: Sequence[Tensor],
+    numbers: Tensor | None,
+    step: int,
+    metrics: _Sums,
+    share: float = 1.0,
+) -> None:
+    """Add the discriminator's gradients, those of its loss and of what disciplines it.
+
+    images: real ones.  logits: of these and of their reconstructions.
+    """
+    terms = loss.discrimination(*logits, step=step)
+    bounds = loss.discipline(images, *logits, step=step, numbers=numbers)
+    total = share * (terms.total + bounds.total).mean()
+    torch.autograd.backward(total, inputs=_discriminator_parameters(loss))
+    metrics.add_mean(terms.parts | bounds.parts, share)
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor | None:
+    return torch.cat(list(parts)) if parts else None
 
 
 def _balance(
@@ -228,15 +279,19 @@ def _balance(
     metrics: _Sums,
 ) -> Tensor:
     """Lambda (0-d) of the whole step, on all ranks, from gradients of the last layer alone."""
-    images = [attempt.made.reconstruction for attempt in attempts]
-    gradients: list[Tensor] = []
-    for pulls in ([attempt.pull for attempt in attempts], deceptions):
-        upstream = [pull.to(image.dtype) for pull, image in zip(pulls, images, strict=True)]
-        gradients += torch.autograd.grad(
-            images, model.get_last_layer(), upstream, retain_graph=True
-        )
-    weight = model.loss.balance(*mean_over_ranks(torch.stack(gradients)))
+    if model.loss.is_adaptive:
+        images = [attempt.made.reconstruction for attempt in attempts]
+        gradients: list[Tensor] = []
+        for pulls in ([attempt.pull for attempt in attempts], deceptions):
+            upstream = [pull.to(image.dtype) for pull, image in zip(pulls, images, strict=True)]
+            gradients += torch.autograd.grad(
+                images, model.get_last_layer(), upstream, retain_graph=True
+            )
+        weight = model.loss.balance(*mean_over_ranks(torch.stack(gradients)))
+    else:
+        weight = model.loss.fixed_balance(attempts[0].leaf)
     metrics.add("d_weight", weight)
+    metrics.add("d_weight_nonfinite", model.loss.num_unbalanced.clone())
     return weight
 
 
@@ -244,12 +299,12 @@ def _backward(
     loss: FirstStageLoss, made: Autoencoded, pull: Tensor, share: float, metrics: _Sums
 ) -> None:
     """From the reconstruction, and from the cost of the latent, into the autoencoder."""
-    cost = loss.regularization(made.cost, made.codes)
-    metrics.add_mean(cost.parts | {"total_loss": cost.total}, share)
-    roots = [made.reconstruction, share * cost.total.mean()]
-    upstream = [pull.to(made.reconstruction.dtype), torch.ones_like(roots[1])]
-    if not roots[1].requires_grad:  # the encoder is frozen
-        del roots[1], upstream[1]
+    roots, upstream = [made.reconstruction], [pull.to(made.reconstruction.dtype)]
+    if made.cost.requires_grad:  # otherwise the encoder is frozen, and the cost a constant
+        cost = loss.regularization(made.cost, made.codes)
+        metrics.add_mean(cost.parts | {"total_loss": cost.total}, share)
+        roots.append(share * cost.total.mean())
+        upstream.append(torch.ones_like(roots[1]))
     torch.autograd.backward(roots, upstream)
 
 

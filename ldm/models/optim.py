@@ -7,19 +7,19 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from ldm.config import ConfigError, instantiate_from_config, locate, to_plain
-from ldm.ranks import world_size
+from ldm.ranks import mean_over_ranks, world_size
 
 __all__ = [
     "average_gradients",
     "build_optimizer",
     "build_schedule",
     "clip_gradients",
+    "gradient_norm",
     "mean_over_ranks",
     "scaled_learning_rate",
 ]
@@ -84,25 +84,31 @@ def clip_gradients(
     parameters: Iterable[Tensor],
     value: float | None,
     algorithm: Literal["norm", "value"] = "norm",
-) -> None:
+) -> Tensor | None:
     """Limit gradients in place; None or 0 leaves them.
 
     `norm`: their joint Euclidean norm is at most `value`.  `value`: each element is in
     [-value, value].
+    Returns the joint norm of before (0-d) where it was needed, otherwise None.
 
     Raises ConfigError for a value below 0, which would turn gradients round, and for another
     algorithm.
     """
     if not value:
-        return
+        return None
     if value < 0:
         raise ConfigError(f"gradient_clip_val={value}: expected 0 or more")
     if algorithm == "norm":
-        torch.nn.utils.clip_grad_norm_(parameters, value)
-    elif algorithm == "value":
+        return torch.nn.utils.clip_grad_norm_(parameters, value)
+    if algorithm == "value":
         torch.nn.utils.clip_grad_value_(parameters, value)
-    else:
-        raise ConfigError(f"gradient_clip_algorithm={algorithm!r}: expected 'norm' or 'value'")
+        return None
+    raise ConfigError(f"gradient_clip_algorithm={algorithm!r}: expected 'norm' or 'value'")
+
+
+def gradient_norm(parameters: Iterable[Tensor]) -> Tensor:
+    """Joint Euclidean norm of the gradients, 0-d, without waiting for the device."""
+    return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
 
 
 @torch.no_grad()
@@ -119,15 +125,6 @@ def average_gradients(parameters: Iterable[Tensor]) -> None:
         parts = torch.split(mean, [gradient.numel() for gradient in bucket])
         for gradient, part in zip(bucket, parts, strict=True):
             gradient.copy_(part.view_as(gradient))
-
-
-def mean_over_ranks(value: Tensor) -> Tensor:
-    """The mean of a tensor over ranks; the tensor itself when there is one."""
-    if (size := world_size()) == 1:
-        return value
-    total = value.clone()
-    dist.all_reduce(total)
-    return total / size
 
 
 def _buckets(gradients: Sequence[Tensor]) -> Iterable[list[Tensor]]:

@@ -7,7 +7,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
+from torch.nn.utils.parametrizations import spectral_norm
 
+from ldm.nets.precision import without_autocast
 from ldm.ranks import world_size
 
 __all__ = ["ActNorm", "NLayerDiscriminator", "SyncedBatchNorm2d"]
@@ -101,38 +103,70 @@ class ActNorm(nn.Module):
         self._is_initialized = False
 
 
+class _Conv2d(nn.Conv2d):
+    """A convolution whose weight is computed in float32: what a parametrization needs."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with without_autocast(x):
+            weight = self.weight
+        out: Tensor = self._conv_forward(x, weight, self.bias)
+        return out
+
+
 class NLayerDiscriminator(nn.Module):
     """PatchGAN: judges overlapping patches of an image, sec. 3.2 of pix2pix (arXiv:1611.07004).
 
     n_layers convolutions of stride 2, ndf channels after the first, at most 8 ndf.
+    use_spectral_norm: divide the weight of each convolution by its largest singular value
+    (arXiv:1802.05957). As there, it takes the place of the batch norm, which would undo the bound;
+    layers keep their numbers. Each forward pass in training makes one step of the power iteration.
+
+    Raises ValueError for spectral norm together with ActNorm.
     """
 
     def __init__(
-        self, input_nc: int = 3, ndf: int = 64, n_layers: int = 3, use_actnorm: bool = False
+        self,
+        input_nc: int = 3,
+        ndf: int = 64,
+        n_layers: int = 3,
+        use_actnorm: bool = False,
+        *,
+        use_spectral_norm: bool = False,
     ) -> None:
         super().__init__()
+        if use_actnorm and use_spectral_norm:
+            raise ValueError("use_actnorm: true, but disc_spectral_norm takes the norms' place")
         widths = [ndf * min(2**n, 8) for n in range(n_layers + 1)]
+        conv = _Conv2d if use_spectral_norm else nn.Conv2d
         layers: list[nn.Module] = [
-            nn.Conv2d(input_nc, ndf, 4, stride=2, padding=1),
+            conv(input_nc, ndf, 4, stride=2, padding=1),
             nn.LeakyReLU(0.2, inplace=True),
         ]
         for n in range(1, n_layers + 1):
+            norm: nn.Module = nn.Identity()
+            if not use_spectral_norm:
+                norm = ActNorm(widths[n]) if use_actnorm else SyncedBatchNorm2d(widths[n])
             layers += [
-                # a batch norm has its own shift
-                nn.Conv2d(
+                conv(
                     widths[n - 1],
                     widths[n],
                     4,
                     stride=1 if n == n_layers else 2,
                     padding=1,
-                    bias=use_actnorm,
+                    # a batch norm has its own shift
+                    bias=not isinstance(norm, SyncedBatchNorm2d),
                 ),
-                ActNorm(widths[n]) if use_actnorm else SyncedBatchNorm2d(widths[n]),
+                norm,
                 nn.LeakyReLU(0.2, inplace=True),
             ]
-        layers.append(nn.Conv2d(widths[-1], 1, 4, padding=1))
+        layers.append(conv(widths[-1], 1, 4, padding=1))
         self.main = nn.Sequential(*layers)
         self.apply(_initialize)
+        self.smallest_side = 3 * 2**n_layers  # pixels; the last two convolutions lose a cell each
+        if use_spectral_norm:
+            for layer in self.main:
+                if isinstance(layer, nn.Conv2d):
+                    spectral_norm(layer)
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, input_nc, H, W) in [-1, 1]. Returns logits (B, 1, h, w), high for real patches."""

@@ -78,6 +78,7 @@ def test_adaptive_weight_is_float32_for_half_precision_gradients():
 def test_unknown_discriminator_loss_names_the_nearest():
     with pytest.raises(
         ValueError,
-        match=r"^disc_loss: 'hinged'; expected one of hinge, vanilla; did you mean 'hinge'",
+        match=r"^disc_loss: 'hinged'; expected one of hinge, vanilla, non-saturating; "
+        r"did you mean 'hinge'",
     ):
         discriminator_loss("hinged")

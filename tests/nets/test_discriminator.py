@@ -120,3 +120,53 @@ def test_two_processes_normalize_as_one(kind, tmp_path):
     for p in parts:
         for key, value in state.items():
             torch.testing.assert_close(p[3][key], value)
+
+
+def test_spectral_norm_makes_the_largest_singular_value_one():
+    torch.manual_seed(0)
+    net = NLayerDiscriminator(ndf=8, n_layers=2, use_spectral_norm=True)
+    with torch.no_grad():
+        for _ in range(300):  # one step of the power iteration each
+            net(torch.zeros(1, 3, 16, 16))
+    net.eval()
+    convolutions = [m for m in net.modules() if isinstance(m, nn.Conv2d)]
+    assert len(convolutions) == 4
+    for convolution in convolutions:
+        largest = torch.linalg.matrix_norm(convolution.weight.flatten(1), 2)
+        assert largest.item() == pytest.approx(1.0, abs=1e-3)
+
+
+def test_spectral_norm_takes_the_place_of_batch_norm_and_keeps_the_numbers():
+    net, published = (NLayerDiscriminator(use_spectral_norm=on, ndf=8) for on in (True, False))
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in net.modules())
+    numbers = [
+        [i for i, m in enumerate(each.main) if isinstance(m, nn.Conv2d)]
+        for each in (net, published)
+    ]
+    assert numbers[0] == numbers[1]
+    assert all(m.bias is not None for m in net.modules() if isinstance(m, nn.Conv2d))
+
+
+def test_spectral_norm_iterates_in_float32_under_autocast():
+    net = NLayerDiscriminator(ndf=8, n_layers=1, use_spectral_norm=True)
+    other = NLayerDiscriminator(ndf=8, n_layers=1, use_spectral_norm=True)
+    other.load_state_dict(net.state_dict())
+    net(torch.zeros(1, 3, 16, 16))
+    with torch.autocast("cpu", torch.bfloat16):
+        other(torch.zeros(1, 3, 16, 16))
+    for key, value in net.state_dict().items():
+        assert torch.equal(other.state_dict()[key], value), key
+
+
+def test_spectral_norm_and_actnorm_exclude_each_other():
+    with pytest.raises(ValueError, match="use_actnorm: true"):
+        NLayerDiscriminator(use_actnorm=True, use_spectral_norm=True)
+
+
+@pytest.mark.parametrize("n_layers", [1, 2, 3])
+def test_smallest_side_leaves_one_patch(n_layers):
+    net = NLayerDiscriminator(ndf=8, n_layers=n_layers).eval()
+    side = net.smallest_side
+    assert net(torch.zeros(1, 3, side, side)).shape[2:] == (1, 1)
+    with pytest.raises(RuntimeError):
+        net(torch.zeros(1, 3, side - 1, side - 1))
