@@ -20,7 +20,6 @@ __all__ = [
     "build_schedule",
     "clip_gradients",
     "gradient_norm",
-    "mean_over_ranks",
     "scaled_learning_rate",
 ]
 

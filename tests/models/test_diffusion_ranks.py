@@ -6,7 +6,7 @@ import torch
 from pytorch_lightning.strategies import DDPStrategy
 from torch.utils.data import DistributedSampler
 
-from ldm.models.optim import mean_over_ranks
+from ldm.ranks import mean_over_ranks
 from tests.models.diffusion_models import (
     ATTENDING,
     Pictures,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ldm.diffusion.schedule import Schedule
-from ldm.models.optim import mean_over_ranks
+from ldm.ranks import mean_over_ranks
 from ldm.types import LossTerms
 
 __all__ = ["LossByTime"]
