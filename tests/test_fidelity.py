@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ldm.fidelity import psnr, ssim
+from ldm.fidelity import psnr, sharpness, ssim
 
 
 def pictures(*shape, seed=0):
@@ -43,7 +43,7 @@ def test_reconstructions_are_clamped(measure):
     assert measure(images, images - 1) < measure(images, images + 3)
 
 
-@pytest.mark.parametrize("measure", [psnr, ssim])
+@pytest.mark.parametrize("measure", [psnr, sharpness, ssim])
 def test_half_precision_is_compared_in_float32(measure):
     images, other = pictures(2, 3, 16, 16).bfloat16(), pictures(2, 3, 16, 16, seed=1).bfloat16()
     assert measure(images, other).dtype == torch.float32
@@ -89,7 +89,36 @@ def test_the_smallest_image_is_one_window():
         ssim(pictures(1, 3, 10, 32), pictures(1, 3, 10, 32))
 
 
-@pytest.mark.parametrize("measure", [psnr, ssim])
+@pytest.mark.parametrize("measure", [psnr, sharpness, ssim])
 def test_pairs_of_different_shapes_are_refused(measure):
     with pytest.raises(ValueError, match="of one shape"):
         measure(pictures(2, 3, 16, 16), pictures(1, 3, 16, 16))
+
+
+@pytest.mark.parametrize("contrast", [0.0, 0.5, 1.0])
+def test_sharpness_is_linear_in_the_contrast_of_the_reconstruction(contrast):
+    images = pictures(2, 3, 9, 12)
+    found = sharpness(images, 0.1 + contrast * images)
+    torch.testing.assert_close(found, torch.full((2,), contrast), rtol=1e-4, atol=1e-6)
+
+
+def test_sharpness_of_one_bright_pixel_is_by_hand():
+    images = torch.zeros(1, 1, 5, 5)
+    images[..., 2, 2] = 1  # 4 at the pixel, 1 at each of its neighbours
+    spread = images.clone()
+    spread[..., 2, 3] = 1  # two neighbours: 3 at both, 1 at the five around that are not cut off
+    found = sharpness(images, spread)
+    torch.testing.assert_close(found, torch.tensor([(3 + 3 + 5) / 8]))
+
+
+def test_blur_lowers_sharpness_and_noise_raises_it():
+    images = pictures(1, 3, 16, 16)
+    blurred = F.avg_pool2d(images, 3, stride=1, padding=1)
+    assert sharpness(images, blurred) < 0.5
+    assert sharpness(blurred, blurred + 0.2 * pictures(1, 3, 16, 16, seed=1)) > 1
+
+
+def test_image_without_an_edge_gives_a_finite_number():
+    flat = torch.zeros(1, 3, 8, 8)
+    assert sharpness(flat, flat) == 0
+    assert sharpness(flat, pictures(1, 3, 8, 8)).isfinite()

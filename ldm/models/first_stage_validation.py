@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ldm.fidelity import SSIM_WINDOW, psnr, ssim
+from ldm.fidelity import SSIM_WINDOW, psnr, sharpness, ssim
 from ldm.losses.autoencoder import FirstStageLoss
 from ldm.models.first_stage_step import Autoencoded
 
@@ -16,7 +16,7 @@ MAX_CHANNELS = 16  # that are logged one by one
 def measures(
     loss: FirstStageLoss, images: Tensor, made: Autoencoded, step: int
 ) -> dict[str, Tensor]:
-    """Parts of the loss, PSNR in dB, SSIM, LPIPS, moments of the latents; each (B,), (1,) or 0-d.
+    """Parts of the loss, PSNR in dB, sharpness, SSIM, LPIPS, moments of latents; (B,), (1,) or 0-d.
 
     LPIPS, without its weight, is there when the loss has it; SSIM from 11 pixels on.
     images: (B, C, H, W) in [-1, 1].  step: optimizer step, which decides whether there is a game.
@@ -26,6 +26,7 @@ def measures(
     total = nll.total + cost.total
     metrics = nll.parts | cost.parts | {"total_loss": total, "aeloss": total}
     metrics["psnr"] = psnr(images, made.reconstruction)
+    metrics["sharpness"] = sharpness(images, made.reconstruction)
     if min(images.shape[-2:]) >= SSIM_WINDOW:
         metrics["ssim"] = ssim(images, made.reconstruction)
     if loss.perceptual_loss is not None:
