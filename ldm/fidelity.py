@@ -69,8 +69,9 @@ def sharpness(images: Tensor, reconstructions: Tensor) -> Tensor:
     """Fine detail of reconstructions over that of their images, (B,), without a unit.
 
     Detail is the mean of |4 x - left - right - above - below|, the discrete Laplacian, over the
-    channels and the pixels off the border. Below 1 a reconstruction is blurred; above 1 it has detail that the
-    image has not, such as noise. It says how much detail there is, not whether it is right.
+    channels and the pixels off the border. Below 1 a reconstruction is blurred; above 1 it has
+    detail that the image has not, such as noise. It says how much detail there is, not whether it
+    is right.
 
     images, reconstructions: (B, C, H, W) in [-1, 1], H and W at least 3.
     Raises ValueError when the shapes differ.
