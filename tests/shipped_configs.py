@@ -10,7 +10,9 @@ from omegaconf import OmegaConf
 from ldm.config import load
 
 ROOT = Path(__file__).parent.parent
-CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+_KINDS = ROOT / "configs" / "quantizers" / "kinds"
+KINDS = sorted(_KINDS.glob("*.yaml"))  # of quantizers, to be merged over a configuration
+CONFIGS = sorted(set((ROOT / "configs").rglob("*.yaml")) - set(KINDS))
 
 # key -> the most it may be; group normalisation needs 32 channels
 _AT_MOST = {

@@ -1,0 +1,30 @@
+"""Kinds of quantizers, each a few lines over either configuration of the comparison."""
+
+import pytest
+import torch
+
+from ldm.config import check, instantiate_model, load, model_block
+from ldm.nets.quantizer import Quantizer
+from tests.shipped_configs import KINDS, ROOT
+
+PLACES = [f"data.params.{split}.params.root=." for split in ("train", "validation")]
+
+
+@pytest.mark.parametrize("base", ["photographs", "shapes"])
+@pytest.mark.parametrize("kind", KINDS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("codes", [1024, 8192])
+def test_kind_makes_a_model_of_either_size(base, kind, codes, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    overrides = PLACES if base == "photographs" else []
+    if not kind.stem.startswith("fsq"):  # has as many codes as its levels make
+        overrides = [*overrides, f"model.params.n_embed={codes}"]
+    config = load([f"configs/quantizers/{base}.yaml", kind], overrides)
+    check(config)
+    with torch.device("meta"):
+        model = instantiate_model(model_block(config))
+        assert isinstance(model.quantize, Quantizer)
+        codes = codes if "n_embed" in str(overrides) else int(kind.stem.partition("-")[2])
+        assert model.quantize.num_codes == codes
+        made = model.autoencode(torch.empty(2, 3, 32, 32), None)
+    assert made.reconstruction.shape == (2, 3, 32, 32)
+    assert made.codes.numel() == 2 * 64
