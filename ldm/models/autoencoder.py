@@ -21,6 +21,7 @@ from ldm.losses.equivariance import Transform
 from ldm.models.first_stage_module import Batch, FirstStageModule
 from ldm.models.first_stage_options import FirstStageOptions
 from ldm.models.first_stage_step import Autoencoded, MicroBatch
+from ldm.models.logging import log_is_due
 from ldm.nets.codebook_window import CodebookCounts, CodebookWindow, count_codes
 from ldm.nets.quantizer import Quantizer, VectorQuantizer
 from ldm.ranges import Positive
@@ -216,8 +217,7 @@ class VQModel(FirstStageModule):
         self.quantize.begin_step(step)
         metrics = super()._move_players(batches, step)
         self.quantize.end_step()
-        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if every and (step + 1) % every == 0 and (use := self._window.use()) is not None:
+        if log_is_due(self.trainer, step) and (use := self._window.use()) is not None:
             metrics |= {"codebook_usage": use.usage, "codebook_perplexity": use.perplexity}
         return metrics
 

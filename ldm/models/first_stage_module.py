@@ -32,6 +32,7 @@ from ldm.models.first_stage_step import (
     shared_gradients,
 )
 from ldm.models.first_stage_validation import measures
+from ldm.models.logging import log_is_due
 from ldm.models.optim import (
     average_gradients,
     build_optimizer,
@@ -316,9 +317,8 @@ class FirstStageModule(pl.LightningModule, ABC):
         optimizer = optimizers[player]
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         average_gradients(parameters)
-        # the logger takes what was logged in every n-th step, counted from 1
-        is_due = (step + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
         clips_norm = self.gradient_clip_val and self.gradient_clip_algorithm == "norm"
+        is_due = log_is_due(self.trainer, step)
         norm = gradient_norm(parameters) if is_due and not clips_norm else None
         clipped = clip_gradients(parameters, self.gradient_clip_val, self.gradient_clip_algorithm)
         if player == GENERATOR:

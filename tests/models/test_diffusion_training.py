@@ -47,6 +47,13 @@ def trained(model, steps=2, **options):
 # what moves
 
 
+@pytest.mark.filterwarnings("ignore:.*barebones=True")
+def test_a_trainer_that_logs_nothing_trains():
+    run = pl.Trainer(accelerator="cpu", max_steps=2, barebones=True)
+    run.fit(latent(), loader())
+    assert run.global_step == 2
+
+
 def test_only_the_network_and_its_average_move():
     model = latent(by_class(first_stage_config=kl(), image_size=4, cond_stage_trainable=False))
     before = snapshot(model)

@@ -68,6 +68,14 @@ class Probe(pl.Callback):
 # steps
 
 
+@KINDS
+@pytest.mark.filterwarnings("ignore:.*barebones=True")
+def test_a_trainer_that_logs_nothing_trains(kind):
+    run = pl.Trainer(accelerator="cpu", max_steps=2, barebones=True)
+    run.fit(FAMILY[kind](), loader())
+    assert run.global_step == 2
+
+
 @pytest.mark.slow
 @KINDS
 def test_max_steps_counts_updates_of_the_generator(kind, tmp_path):

@@ -29,6 +29,7 @@ from ldm.models.diffusion.published import PublishedMethods
 from ldm.models.diffusion.scale import first_batches, given_scale, measured_scale, require_scale
 from ldm.models.diffusion.validation import LossByTime
 from ldm.models.ema import EMA
+from ldm.models.logging import log_is_due
 from ldm.models.optim import build_optimizer, build_schedule, clip_gradients
 from ldm.models.restore import restore_weights
 from ldm.samplers.base import Callback, Sampler
@@ -167,9 +168,7 @@ class DDPM(PublishedMethods, pl.LightningModule):
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Log the norm of the gradient, before clipping, when a log is due."""
-        # the logger takes what was logged in every n-th step, counted from 1
-        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if (self.global_step + 1) % every == 0:
+        if log_is_due(self.trainer, self.global_step):
             gradients = [p.grad for p in self.parameters() if p.grad is not None]
             self.log("train/grad_norm", torch.nn.utils.get_total_norm(gradients))
 
