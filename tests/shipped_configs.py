@@ -12,7 +12,9 @@ from ldm.config import load
 ROOT = Path(__file__).parent.parent
 _KINDS = ROOT / "configs" / "quantizers" / "kinds"
 KINDS = sorted(_KINDS.glob("*.yaml"))  # of quantizers, to be merged over a configuration
-CONFIGS = sorted(set((ROOT / "configs").rglob("*.yaml")) - set(KINDS))
+_GAME = ROOT / "configs" / "game"
+GAME = sorted(_GAME.glob("*.yaml")), sorted((_GAME / "kinds").glob("*.yaml"))  # data and models
+CONFIGS = sorted(set((ROOT / "configs").rglob("*.yaml")) - {*KINDS, *GAME[0], *GAME[1]})
 
 # key -> the most it may be; group normalisation needs 32 channels
 _AT_MOST = {
