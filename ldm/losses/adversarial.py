@@ -19,6 +19,7 @@ from ldm.tensor import mean_flat
 __all__ = [
     "adaptive_weight",
     "adopt_weight",
+    "bounded_weight",
     "deception_loss",
     "discriminator_loss",
     "generator_loss",
@@ -104,5 +105,9 @@ def adaptive_weight(
     Eq. (7): lambda = |d nll / dW| / (|d g / dW| + 1e-4), in [0, maximum], 0-d float32, without a
     graph; 0 where a gradient is not finite.
     """
-    ratio = gradient_ratio(nll_gradient, generator_gradient)
+    return bounded_weight(gradient_ratio(nll_gradient, generator_gradient), maximum)
+
+
+def bounded_weight(ratio: Tensor, maximum: float) -> Tensor:
+    """A `gradient_ratio` as a weight in [0, maximum], 0 where it is NaN."""
     return torch.nan_to_num(ratio, nan=0.0).clamp(0.0, maximum)

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from ldm.diffusion.draws import Draws
 from ldm.losses.adversarial import (
-    adaptive_weight,
     adopt_weight,
+    bounded_weight,
     deception_loss,
     discriminator_loss,
     gradient_ratio,
@@ -173,9 +173,8 @@ class AdversarialGame(nn.Module):
         """
         ratio = gradient_ratio(nll_gradient, generator_gradient)
         self.num_unbalanced += (~torch.isfinite(ratio)).to(self.num_unbalanced)
-        maximum = self.rules["adaptive_weight_max"]
         # published: clamped first, weighted after, so that disc_weight can exceed the clamp
-        return self.disc_weight * adaptive_weight(nll_gradient, generator_gradient, maximum)
+        return self.disc_weight * bounded_weight(ratio, self.rules["adaptive_weight_max"])
 
     def fixed_balance(self, like: Tensor) -> Tensor:
         """The weight without `adaptive`, `disc_weight`, 0-d on the device of `like`."""
