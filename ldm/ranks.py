@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, distributed
 
-__all__ = ["mean_over_ranks", "world_size"]
+__all__ = ["mean_over_ranks", "sum_over_ranks", "world_size"]
 
 
 def world_size() -> int:
@@ -14,10 +14,19 @@ def world_size() -> int:
     return 1
 
 
-def mean_over_ranks(value: Tensor) -> Tensor:
-    """The mean of a tensor over ranks; the tensor itself when there is one."""
-    if (size := world_size()) == 1:
+def sum_over_ranks(value: Tensor) -> Tensor:
+    """The sum of a tensor over ranks, the same bits on each; the tensor itself where there is one.
+
+    Every rank calls this.
+    """
+    if world_size() == 1:
         return value
     total = value.clone()
     distributed.all_reduce(total)
-    return total / size
+    return total
+
+
+def mean_over_ranks(value: Tensor) -> Tensor:
+    """The mean of a tensor over ranks; the tensor itself when there is one."""
+    size = world_size()
+    return value if size == 1 else sum_over_ranks(value) / size

@@ -8,9 +8,9 @@ sees them, so that the noise schedule meets the signal it was made for.
 from __future__ import annotations
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor
 
-from ldm.ranks import world_size
+from ldm.ranks import sum_over_ranks, world_size
 
 __all__ = ["LatentMoments", "unit_std_scale"]
 
@@ -37,8 +37,8 @@ class LatentMoments:
         """Add up the counts of all ranks; without other ranks nothing happens."""
         if world_size() == 1:
             return
-        packed = torch.cat([self._all_sums().flatten(), self._all_sums().new_tensor([self.count])])
-        distributed.all_reduce(packed)
+        sums = self._all_sums()
+        packed = sum_over_ranks(torch.cat([sums.flatten(), sums.new_tensor([self.count])]))
         self._sums = packed[:-1].reshape(3, -1)
         self.count = int(packed[-1])
 

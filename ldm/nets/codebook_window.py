@@ -7,8 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ldm.nets.quantizer_base import sum_over_ranks
-from ldm.ranks import world_size
+from ldm.ranks import sum_over_ranks, world_size
 
 __all__ = ["CodebookCounts", "CodebookUse", "CodebookWindow", "codebook_use_of", "count_codes"]
 

@@ -14,11 +14,10 @@ from ldm.nets.quantizer_base import (
     nearest_codes,
     rotated,
     straight_through,
-    sum_over_ranks,
 )
 from ldm.nets.quantizer_cures import KMeansInit, Restart, gathered_sample, k_means
 from ldm.ranges import Positive, Weight
-from ldm.ranks import world_size
+from ldm.ranks import sum_over_ranks, world_size
 
 __all__ = ["CodebookQuantizer", "Quantization", "Quantizer", "VectorQuantizer"]
 

@@ -1,24 +1,16 @@
-"""What every quantizer is, and what several are made of: search, gradients, sums over ranks."""
+"""What every quantizer is, and what several are made of: search and gradients."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ldm.nets.precision import without_autocast
-from ldm.ranks import world_size
 
-__all__ = [
-    "Quantization",
-    "Quantizer",
-    "nearest_codes",
-    "rotated",
-    "straight_through",
-    "sum_over_ranks",
-]
+__all__ = ["Quantization", "Quantizer", "nearest_codes", "rotated", "straight_through"]
 
 Quantization = tuple[Tensor, Tensor, tuple[None, None, Tensor]]
 
@@ -133,15 +125,3 @@ def rotated(z: Tensor, q: Tensor) -> Tensor:
     along_r = (r * z).sum(dim=-1, keepdim=True)
     along_z = (z_hat * z).sum(dim=-1, keepdim=True)
     return straight_through(scale * (z - 2 * along_r * r + 2 * along_z * q_hat), q)
-
-
-def sum_over_ranks(value: Tensor) -> Tensor:
-    """The sum of a tensor over ranks, the same bits on each; the tensor itself where there is one.
-
-    Every rank calls this.
-    """
-    if world_size() == 1:
-        return value
-    total = value.clone()
-    distributed.all_reduce(total)
-    return total

@@ -9,9 +9,9 @@ from torch import Tensor, distributed
 from torch.nn import functional as F
 
 from ldm.nets.precision import without_autocast
-from ldm.nets.quantizer_base import nearest_codes, sum_over_ranks
+from ldm.nets.quantizer_base import nearest_codes
 from ldm.ranges import Positive, Weight
-from ldm.ranks import world_size
+from ldm.ranks import sum_over_ranks, world_size
 
 __all__ = ["KMeansInit", "Restart", "gathered_sample", "k_means", "sums_by_code"]
 

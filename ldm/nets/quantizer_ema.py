@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ldm.nets.quantizer import CodebookQuantizer
-from ldm.nets.quantizer_base import sum_over_ranks
 from ldm.nets.quantizer_cures import KMeansInit, Restart, sums_by_code
 from ldm.ranges import Positive, Weight
+from ldm.ranks import sum_over_ranks
 
 __all__ = ["EMAVectorQuantizer"]
 
