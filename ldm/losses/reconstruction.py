@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ldm.losses.perceptual import LPIPS
+from ldm.nets.codebook_window import codebook_use_of, count_codes
 from ldm.spelling import require_known
 from ldm.tensor import mean_flat
 
@@ -72,10 +73,8 @@ def laplace_nll(error: Tensor, logvar: Tensor, elements: int) -> Tensor:
 def codebook_use(indices: Tensor, num_codes: int) -> tuple[Tensor, Tensor]:
     """Perplexity of the codes of a batch, and how many of them occur (int64); both 0-d.
 
-    indices: integers 0..num_codes - 1, any shape.  Perplexity is exp of the entropy: `num_codes`
-    when all are used alike, 1 when only one is.
+    indices: integers, any shape; those outside 0..num_codes - 1 are not counted.  Perplexity is
+    exp of the entropy: `num_codes` when all are used alike, 1 when only one is.
     """
-    counts = torch.zeros(num_codes, device=indices.device)
-    counts.index_add_(0, indices.flatten(), counts.new_ones(indices.numel()))  # bincount would sync
-    share = counts / indices.numel()
-    return torch.exp(torch.special.entr(share).sum()), (counts > 0).sum()
+    counts = count_codes(indices, num_codes)
+    return codebook_use_of(counts).perplexity, (counts > 0).sum()

@@ -35,7 +35,7 @@ def codebook_use_of(counts: Tensor) -> CodebookUse:
 
 
 class CodebookCounts:
-    """Counts of all codes since the last `reset`.
+    """Counts of all codes that were added.
 
     num_codes: K. Codes outside 0..K-1 are not counted.
     """
@@ -48,10 +48,6 @@ class CodebookCounts:
         """Count codes, integers of any shape."""
         counts = count_codes(codes, self.num_codes)
         self._counts = counts if self._counts is None else self._counts + counts
-
-    def reset(self) -> None:
-        """Forget what was counted."""
-        self._counts = None
 
     def use(self) -> CodebookUse | None:
         """Use by all ranks together, which all call this; None if this rank counted nothing."""
