@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import replace
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -51,18 +51,19 @@ class FirstStageLoss(AdversarialGame, ABC):
         self,
         *,
         disc_start: NonNegative,
-        disc_num_layers: Positive,
-        disc_in_channels: Positive,
-        disc_ndf: Positive,
-        disc_factor: Weight,
-        disc_weight: Weight,
-        disc_loss: str,
-        disc_conditional: bool,
-        use_actnorm: bool,
-        perceptual_weight: Weight,
-        lpips_weights: str | Path | None,
-        lpips_channels: LpipsChannels,
-        pixel_loss: str,
+        disc_num_layers: Positive = 3,
+        disc_in_channels: Positive = 3,
+        disc_ndf: Positive = 64,
+        disc_factor: Weight = 1.0,
+        disc_weight: Weight = 1.0,
+        disc_loss: str = "hinge",
+        disc_conditional: bool = False,
+        use_actnorm: bool = False,
+        perceptual_weight: Weight = 1.0,
+        lpips_weights: str | Path | None = None,
+        lpips_channels: LpipsChannels = None,
+        pixel_loss: str = "l1",
+        pixelloss_weight: Weight = 1.0,
         **rules: Unpack[GameOptions],
     ) -> None:
         super().__init__(
@@ -200,39 +201,11 @@ class LPIPSWithDiscriminator(FirstStageLoss):
         disc_start: NonNegative,
         logvar_init: float = 0.0,
         kl_weight: Weight = 1.0,
-        pixelloss_weight: Weight = 1.0,
-        disc_num_layers: Positive = 3,
-        disc_in_channels: Positive = 3,
-        disc_factor: Weight = 1.0,
-        disc_weight: Weight = 1.0,
-        perceptual_weight: Weight = 1.0,
-        use_actnorm: bool = False,
-        disc_conditional: bool = False,
-        disc_loss: str = "hinge",
         *,
-        disc_ndf: Positive = 64,
-        pixel_loss: str = "l1",
         learn_logvar: bool = False,
-        lpips_weights: str | Path | None = None,
-        lpips_channels: LpipsChannels = None,
-        **rules: Unpack[GameOptions],
+        **common: Any,
     ) -> None:
-        super().__init__(
-            disc_start=disc_start,
-            disc_num_layers=disc_num_layers,
-            disc_in_channels=disc_in_channels,
-            disc_ndf=disc_ndf,
-            disc_factor=disc_factor,
-            disc_weight=disc_weight,
-            disc_loss=disc_loss,
-            disc_conditional=disc_conditional,
-            use_actnorm=use_actnorm,
-            perceptual_weight=perceptual_weight,
-            lpips_weights=lpips_weights,
-            lpips_channels=lpips_channels,
-            pixel_loss=pixel_loss,
-            **rules,
-        )
+        super().__init__(disc_start=disc_start, **common)
         self.kl_weight = kl_weight
         self.learn_logvar = learn_logvar
         self.logvar = nn.Parameter(torch.full((), float(logvar_init)))
@@ -266,42 +239,14 @@ class VQLPIPSWithDiscriminator(FirstStageLoss):
         self,
         disc_start: NonNegative,
         codebook_weight: Weight = 1.0,
-        pixelloss_weight: Weight = 1.0,
-        disc_num_layers: Positive = 3,
-        disc_in_channels: Positive = 3,
-        disc_factor: Weight = 1.0,
-        disc_weight: Weight = 1.0,
-        perceptual_weight: Weight = 1.0,
-        use_actnorm: bool = False,
-        disc_conditional: bool = False,
-        disc_ndf: Positive = 64,
-        disc_loss: str = "hinge",
+        *,
         n_classes: Positive | None = None,
         perceptual_loss: str = "lpips",
-        pixel_loss: str = "l1",
-        *,
-        lpips_weights: str | Path | None = None,
-        lpips_channels: LpipsChannels = None,
-        **rules: Unpack[GameOptions],
+        **common: Any,
     ) -> None:
         if perceptual_loss != "lpips":
             raise ValueError(f"perceptual_loss={perceptual_loss!r}: only 'lpips' is available")
-        super().__init__(
-            disc_start=disc_start,
-            disc_num_layers=disc_num_layers,
-            disc_in_channels=disc_in_channels,
-            disc_ndf=disc_ndf,
-            disc_factor=disc_factor,
-            disc_weight=disc_weight,
-            disc_loss=disc_loss,
-            disc_conditional=disc_conditional,
-            use_actnorm=use_actnorm,
-            perceptual_weight=perceptual_weight,
-            lpips_weights=lpips_weights,
-            lpips_channels=lpips_channels,
-            pixel_loss=pixel_loss,
-            **rules,
-        )
+        super().__init__(disc_start=disc_start, **common)
         self.codebook_weight = codebook_weight
         self.n_classes = n_classes
 

@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from ldm.autoencoders.posterior import DiagonalGaussian
+from ldm.config.signature import parameter_problems
 from ldm.losses import autoencoder
 from ldm.losses.autoencoder import LPIPSWithDiscriminator, VQLPIPSWithDiscriminator
 from ldm.losses.perceptual import LPIPS
@@ -206,3 +207,17 @@ def test_training_without_perceptual_weights_is_an_error(make, monkeypatch, tmp_
     make().require_weights()
     with pytest.raises(ValueError, match="LPIPS has no weights"):
         make(perceptual_weight=1.0).require_weights()
+
+
+@pytest.mark.parametrize("cls", [LPIPSWithDiscriminator, VQLPIPSWithDiscriminator])
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"disc_weigth": 1.0}, "got no 'disc_weigth'; did you mean 'disc_weight'?"),
+        ({"r1_wieght": 1.0}, "got no 'r1_wieght'; did you mean 'r1_weight'?"),
+        ({"disc_num_layers": 0}, "disc_num_layers: expected int >= 1, got 0"),
+    ],
+)
+def test_arguments_that_both_objectives_take_are_checked(cls, params, message):
+    (problem,) = parameter_problems(cls, {"disc_start": 0, **params}, stage="file")
+    assert message in problem
