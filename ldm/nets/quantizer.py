@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
@@ -46,11 +47,11 @@ class CodebookQuantizer(Quantizer):
         n_e: int,
         e_dim: int,
         *,
-        sane_index_shape: bool,
-        l2_norm: bool,
-        rotation: bool,
-        kmeans_init: KMeansInit | bool,
-        restart: Restart | bool,
+        sane_index_shape: bool = False,
+        l2_norm: bool = False,
+        rotation: bool = False,
+        kmeans_init: KMeansInit | bool = False,
+        restart: Restart | bool = False,
     ) -> None:
         super().__init__(n_e, e_dim, sane_index_shape=sane_index_shape)
         self.l2_norm = l2_norm
@@ -191,21 +192,9 @@ class VectorQuantizer(CodebookQuantizer):
         unknown_index: int | str = "random",
         sane_index_shape: bool = False,
         legacy: bool = True,
-        *,
-        l2_norm: bool = False,
-        rotation: bool = False,
-        kmeans_init: KMeansInit | bool = False,
-        restart: Restart | bool = False,
+        **cures: Any,
     ) -> None:
-        super().__init__(
-            n_e,
-            e_dim,
-            sane_index_shape=sane_index_shape,
-            l2_norm=l2_norm,
-            rotation=rotation,
-            kmeans_init=kmeans_init,
-            restart=restart,
-        )
+        super().__init__(n_e, e_dim, sane_index_shape=sane_index_shape, **cures)
         self.n_e = n_e
         self.beta = beta
         self.legacy = legacy

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ldm.nets.quantizer import CodebookQuantizer
-from ldm.nets.quantizer_cures import KMeansInit, Restart, sums_by_code
+from ldm.nets.quantizer_cures import sums_by_code
 from ldm.ranges import Positive, Weight
 from ldm.ranks import sum_over_ranks
 
@@ -27,7 +29,8 @@ class EMAVectorQuantizer(CodebookQuantizer):
     m = e. The loss is beta |sg(q) - z|^2, averaged; the codebook has no gradient and no optimizer.
     `embedding.weight` (K, d), `cluster_size` (K,) and `cluster_sum` (K, d) are buffers.
 
-    l2_norm, rotation, kmeans_init, restart: see `CodebookQuantizer`.
+    l2_norm, rotation, kmeans_init, restart: see `CodebookQuantizer`.  sane_index_shape: see
+    `Quantizer`.
 
     The default cure, suggested for new trainings, is this class with 8 channels or fewer, l2_norm
     and restart:
@@ -52,27 +55,17 @@ class EMAVectorQuantizer(CodebookQuantizer):
         *,
         decay: Weight = 0.99,
         epsilon: Weight = 1e-5,
-        sane_index_shape: bool = False,
-        l2_norm: bool = False,
-        rotation: bool = False,
-        kmeans_init: KMeansInit | bool = False,
-        restart: Restart | bool = False,
+        **common: Any,
     ) -> None:
-        super().__init__(
-            n_e,
-            e_dim,
-            sane_index_shape=sane_index_shape,
-            l2_norm=l2_norm,
-            rotation=rotation,
-            kmeans_init=kmeans_init,
-            restart=restart,
-        )
+        super().__init__(n_e, e_dim, **common)
         if not 0 <= decay < 1:
             raise ValueError(f"decay={decay}: expected at least 0 and less than 1")
         if epsilon <= 0:
             raise ValueError(f"epsilon={epsilon}: expected a number above 0")
         self.beta, self.decay, self.epsilon = beta, decay, epsilon
-        codes = F.normalize(torch.randn(n_e, e_dim), dim=1) if l2_norm else torch.randn(n_e, e_dim)
+        codes = torch.randn(n_e, e_dim)
+        if self.l2_norm:
+            codes = F.normalize(codes, dim=1)
         self.embedding = nn.Module()
         self.embedding.register_buffer("weight", codes)
         self.register_buffer("cluster_size", torch.ones(n_e))

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from ldm.config.signature import parameter_problems
 from ldm.nets.quantizer import Quantizer, VectorQuantizer
 from ldm.nets.quantizer_base import rotated
 from ldm.nets.quantizer_ema import EMAVectorQuantizer
@@ -229,3 +230,16 @@ def test_codes_and_outputs_lie_on_the_unit_sphere_with_l2_norm(cls):
     angles = torch.nn.functional.cosine_similarity(rows(z)[:, None], quantizer.codes(), dim=2)
     assert torch.equal(codes, angles.argmax(dim=1))
     assert torch.equal(codes, quantizer(100 * z)[2][2])
+
+
+@pytest.mark.parametrize("cls", [VectorQuantizer, EMAVectorQuantizer])
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"l2norm": True}, "got no 'l2norm'; did you mean 'l2_norm'?"),
+        ({"restart": "yes"}, "restart: expected Restart or bool, got 'yes'"),
+    ],
+)
+def test_arguments_that_both_learned_codebooks_take_are_checked(cls, params, message):
+    (problem,) = parameter_problems(cls, {"n_e": K, "e_dim": D, **params}, stage="file")
+    assert message in problem
