@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
 from ldm.autoencoders.posterior import DiagonalGaussian
 
-__all__ = ["FirstStage", "first_latent"]
+__all__ = ["FirstStage", "WrappedFirstStage", "first_latent"]
 
 
 @runtime_checkable
@@ -30,6 +31,23 @@ class FirstStage(Protocol):
     def decode(self, z: Tensor) -> Tensor:
         """The image of an unscaled latent; a VQ first stage quantises it first."""
         ...
+
+
+@dataclass(frozen=True)
+class WrappedFirstStage:
+    """A first stage that is run in another way, with its factor and its channels."""
+
+    first_stage: FirstStage
+
+    @property
+    def downsample_factor(self) -> int:
+        """Image pixels per latent cell along one side."""
+        return self.first_stage.downsample_factor
+
+    @property
+    def latent_channels(self) -> int:
+        """Channels of the latent."""
+        return self.first_stage.latent_channels
 
 
 def first_latent(encoding: DiagonalGaussian | Tensor, noise: Tensor | None = None) -> Tensor:

@@ -11,31 +11,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ldm.autoencoders.base import FirstStage, first_latent
+from ldm.autoencoders.base import WrappedFirstStage, first_latent
 from ldm.autoencoders.posterior import DiagonalGaussian
 
 __all__ = ["Padded", "reflected"]
 
 
 @dataclass(frozen=True)
-class Padded:
+class Padded(WrappedFirstStage):
     """A first stage that takes images of any size; itself a `FirstStage`.
 
     Latents are those of the padded image, (B, c, ceil(H / f), ceil(W / f)). They do not know the
     size that it had, so `decode` is told.
     """
-
-    first_stage: FirstStage
-
-    @property
-    def downsample_factor(self) -> int:
-        """Image pixels per latent cell along one side."""
-        return self.first_stage.downsample_factor
-
-    @property
-    def latent_channels(self) -> int:
-        """Channels of the latent."""
-        return self.first_stage.latent_channels
 
     def encode(self, x: Tensor) -> DiagonalGaussian | Tensor:
         """Encode images (B, C, H, W) of any size, as the first stage does."""

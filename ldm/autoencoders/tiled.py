@@ -12,7 +12,7 @@ from fractions import Fraction
 
 from torch import Tensor
 
-from ldm.autoencoders.base import FirstStage
+from ldm.autoencoders.base import WrappedFirstStage
 from ldm.autoencoders.posterior import DiagonalGaussian
 from ldm.tiling import Weights, Window, tiled_apply
 
@@ -20,27 +20,16 @@ __all__ = ["Tiled"]
 
 
 @dataclass(frozen=True)
-class Tiled:
+class Tiled(WrappedFirstStage):
     """A first stage in overlapping windows; itself a `FirstStage`.
 
     window, stride: (height, width) in latent cells; the same windows serve encoder and decoder.
     weights: how overlaps are blended, by default `BorderWeights()`.
     """
 
-    first_stage: FirstStage
     window: tuple[int, int] = (64, 64)
     stride: tuple[int, int] = (48, 48)
     weights: Weights | None = None
-
-    @property
-    def downsample_factor(self) -> int:
-        """Image pixels per latent cell along one side."""
-        return self.first_stage.downsample_factor
-
-    @property
-    def latent_channels(self) -> int:
-        """Channels of the latent."""
-        return self.first_stage.latent_channels
 
     def encode(self, x: Tensor) -> DiagonalGaussian | Tensor:
         """Encode images (B, C, H, W); of a posterior, the moments are blended.
