@@ -34,6 +34,7 @@ from ldm.cli.sampling import autocast, device_of, output_directory
 from ldm.evaluation.first_stage import Judge, judged
 from ldm.evaluation.pictures import Pictures, image_files
 from ldm.evaluation.sheets import Pixels, captioned_sheet
+from ldm.evaluation.tables import markdown_table
 from ldm.log import log
 from ldm.tensor import to_image_tensor
 
@@ -184,9 +185,7 @@ def _table(rows: Sequence[dict[str, Any]]) -> str:
         ]
     if "unet" in rows[0]:
         columns["UNet GFLOP/step"] = [f"{row['unet']['gflop_per_step']:.2f}" for row in rows]
-    lines = [" | ".join(columns), " | ".join("---" for _ in columns)]
-    lines += [" | ".join(cells) for cells in zip(*columns.values(), strict=True)]
-    return "".join(f"| {line} |\n" for line in lines)
+    return markdown_table(list(columns), zip(*columns.values(), strict=True)) + "\n"
 
 
 def _shape(sides: Sequence[int]) -> str:

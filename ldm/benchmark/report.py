@@ -18,6 +18,7 @@ from ldm.benchmark.peers import has_diffusers
 from ldm.benchmark.sampler import loop_overhead, peer_loop_overhead
 from ldm.benchmark.setting import Setting
 from ldm.config import ConfigError
+from ldm.evaluation.tables import markdown_table
 
 __all__ = ["HEADER", "Row", "machine", "rows", "sampler_line", "table"]
 
@@ -115,8 +116,7 @@ def _kinds(block: Block, setting: Setting) -> list[tuple[str, Setting]]:
 
 def table(found: Sequence[Row]) -> str:
     """Rows as a table in Markdown."""
-    lines = [HEADER, ["---"] * len(HEADER), *(row.cells() for row in found)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return markdown_table(HEADER, [row.cells() for row in found])
 
 
 def sampler_line(setting: Setting, *, against: str | None) -> str:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from ldm.config import ConfigError, did_you_mean
 from ldm.evaluation.curves import read_metrics
+from ldm.evaluation.tables import markdown_table
 
 __all__ = ["Result", "Training", "as_markdown", "run_all", "trainings"]
 
@@ -138,11 +139,11 @@ def as_markdown(results: Sequence[Result], metrics: Sequence[str]) -> str:
     by_variant: dict[str, list[Metrics]] = {}
     for result in results:
         by_variant.setdefault(result.training.variant, []).append(result.metrics)
-    head = ["variant", *metrics, "seeds"]
-    lines = [head, ["---"] * len(head)]
-    for name, runs in by_variant.items():
-        lines.append([name, *(_over(runs, metric) for metric in metrics), str(len(runs))])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    rows = [
+        [name, *(_over(runs, metric) for metric in metrics), str(len(runs))]
+        for name, runs in by_variant.items()
+    ]
+    return markdown_table(["variant", *metrics, "seeds"], rows)
 
 
 def _over(runs: Sequence[Metrics], metric: str) -> str:
