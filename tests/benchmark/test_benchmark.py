@@ -1,6 +1,5 @@
 """The benchmark on the smallest configurations: what it counts, and that both sides do one job."""
 
-import importlib.util
 import json
 import re
 from pathlib import Path
@@ -30,6 +29,7 @@ from tests.benchmark.blocks import (
     with_loss,
     with_params,
 )
+from tests.cli.runs import script
 
 ROOT = Path(__file__).parents[2]
 SHAPES = sorted((ROOT / "configs" / "benchmark").glob("*.yaml"))
@@ -291,20 +291,11 @@ def test_data_and_checkpoints_that_a_configuration_leaves_open_are_not_asked_for
     assert flops_per_image(block, with_discriminator=False) > 1e11
 
 
-@pytest.fixture(scope="module")
-def script():
-    """The function of `scripts/benchmark.py`."""
-    spec = importlib.util.spec_from_file_location("benchmark", ROOT / "scripts" / "benchmark.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.benchmark
-
-
-def test_the_script_prints_a_row_per_contender(script, tmp_path, capsys):
+def test_the_script_prints_a_row_per_contender(tmp_path, capsys):
     config = tmp_path / "small.yaml"
     config.write_text(json.dumps({"model": TEXT}))
     flags = ["--against", "diffusers", "--rounds", "1", "--no-memory", "--precision", "fp32"]
-    assert exit_code(script, [str(config), *flags]) == 0
+    assert exit_code(script("benchmark"), [str(config), *flags]) == 0
     printed = capsys.readouterr().out
     assert re.findall(r"\| denoising \| ([^|]+) \|", printed) == [OURS, *PEERS]
     assert re.search(r"\d+ us a step; diffusers \d+ us", printed)
@@ -319,11 +310,9 @@ def test_the_script_prints_a_row_per_contender(script, tmp_path, capsys):
         ([str(SHAPES[0]), "--device", "cuda"], "torch sees 0 CUDA devices"),
     ],
 )
-def test_the_script_says_in_one_line_what_is_wrong(
-    script, arguments, message, caplog_ldm, monkeypatch
-):
+def test_the_script_says_in_one_line_what_is_wrong(arguments, message, caplog_ldm, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    assert exit_code(script, arguments) == 2
+    assert exit_code(script("benchmark"), arguments) == 2
     (record,) = caplog_ldm.records
     assert message in record.getMessage()
     assert len(record.getMessage().splitlines()) == 1

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import yaml
@@ -46,14 +47,19 @@ _LIGHTNING = {
 }
 
 
-def script(name: str) -> Callable[[Sequence[str]], None]:
-    """The function that a script of this name is: `scripts/NAME.py` defines `NAME(argv)`."""
+def script_module(name: str) -> ModuleType:
+    """`scripts/NAME.py` as a module."""
     spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    function: Callable[[Sequence[str]], None] = getattr(module, name)
+    return module
+
+
+def script(name: str) -> Callable[[Sequence[str]], None]:
+    """The function that a script of this name is: `scripts/NAME.py` defines `NAME(argv)`."""
+    function: Callable[[Sequence[str]], None] = getattr(script_module(name), name)
     return function
 
 

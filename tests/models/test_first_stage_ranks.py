@@ -101,13 +101,17 @@ def train(model, steps, rank, world, accumulate, path):
         torch.save({"weights": model.state_dict(), "losses": record.rows}, path)
 
 
+def all_ways(training, kind, directory):
+    """What each way of one training leaves: in one process, accumulated, in two processes."""
+    training(0, 1, kind, 1, directory / "one")
+    training(0, 1, kind, 2, directory / "accumulated")
+    in_two_processes(training, kind, 1, directory / "two")
+    return {p.name: torch.load(p, weights_only=True) for p in directory.iterdir()}
+
+
 @pytest.fixture(scope="module", params=list(FAMILY))
 def runs(request, tmp_path_factory):
-    directory = tmp_path_factory.mktemp(request.param)
-    fit(0, 1, request.param, 1, directory / "one")
-    fit(0, 1, request.param, 2, directory / "accumulated")
-    in_two_processes(fit, request.param, 1, directory / "two")
-    return {p.name: torch.load(p, weights_only=True) for p in directory.iterdir()}
+    return all_ways(fit, request.param, tmp_path_factory.mktemp(request.param))
 
 
 @pytest.mark.parametrize("other", ["accumulated", "two"])
@@ -131,11 +135,7 @@ def test_weights_are_those_of_one_process_with_the_whole_batch(runs, other):
 
 @pytest.fixture(scope="module", params=list(FAMILY))
 def ruled_runs(request, tmp_path_factory):
-    directory = tmp_path_factory.mktemp(request.param)
-    fit_ruled(0, 1, request.param, 1, directory / "one")
-    fit_ruled(0, 1, request.param, 2, directory / "accumulated")
-    in_two_processes(fit_ruled, request.param, 1, directory / "two")
-    return {p.name: torch.load(p, weights_only=True) for p in directory.iterdir()}
+    return all_ways(fit_ruled, request.param, tmp_path_factory.mktemp(request.param))
 
 
 @pytest.mark.parametrize("other", ["accumulated", "two"])

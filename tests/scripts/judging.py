@@ -1,6 +1,5 @@
 """Run directories of small models that were not trained, and drawn scenes as files."""
 
-import importlib.util
 from pathlib import Path
 
 import torch
@@ -9,15 +8,7 @@ from PIL import Image
 from ldm.config import instantiate_model
 from ldm.data.shapes import ShapesDataset
 from ldm.models.first_stage_module import FirstStageModule
-from tests.cli.runs import ROOT, write
-
-
-def script(name):
-    """The function that a script runs."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return getattr(module, name)
+from tests.cli.runs import write
 
 
 def run_directory(path: Path, config, change=None):

@@ -20,8 +20,8 @@ from ldm.fidelity import psnr
 from ldm.io.digest import sha256_of
 from ldm.losses.perceptual import LPIPS
 from ldm.tensor import to_image_tensor
-from tests.cli.runs import first_stage, second_stage, unconditional, write
-from tests.scripts.judging import louder, pictures, run_directory, script
+from tests.cli.runs import first_stage, script, second_stage, unconditional, write
+from tests.scripts.judging import louder, pictures, run_directory
 
 FOUR_CHANNELS = {"in_channels": 4, "out_ch": 4}
 

@@ -1,6 +1,5 @@
 """The quickstart from end to end, a few steps long."""
 
-import importlib.util
 import os
 import re
 import subprocess
@@ -12,7 +11,7 @@ from PIL import Image
 
 from ldm.cli.exits import exit_code
 from ldm.data.shapes_verifier import Report
-from tests.cli.runs import ROOT
+from tests.cli.runs import ROOT, script_module
 
 pytestmark = pytest.mark.slow
 
@@ -62,11 +61,7 @@ def test_the_quickstart_says_in_one_line_what_is_wrong(tmp_path, words, message)
 def module(monkeypatch):
     """The script as a module, where it is started from."""
     monkeypatch.chdir(ROOT)
-    path = ROOT / "scripts" / "quickstart.py"
-    spec = importlib.util.spec_from_file_location("quickstart", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script_module("quickstart")
 
 
 def test_a_missing_extra_is_an_error_before_anything_is_trained(
