@@ -18,7 +18,7 @@ REQUIRES = [
     "webdataset>=1.0",
     "tensorboard>=2.18",
     "safetensors>=0.5",
-    "pillow>=11",
+    "pillow>=11.3",  # whose wheels read AVIF
     "numpy>=2",
     "tqdm>=4.66",
 ]
