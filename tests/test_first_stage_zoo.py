@@ -1,6 +1,5 @@
 """The autoencoders of the paper: what each file says of itself, its published twin, one step."""
 
-import inspect
 import re
 from functools import cache
 
@@ -15,6 +14,7 @@ from ldm.benchmark.configuration import measured_block, without_weights
 from ldm.benchmark.flops import flops_per_image
 from ldm.cli.train import main
 from ldm.config import instantiate_from_config, instantiate_model, load, locate, to_plain
+from ldm.config.signature import signature_of
 from ldm.data.module import collate
 from tests.data.photographs import mixed_directory
 from tests.models.first_stages import Images
@@ -224,8 +224,7 @@ def test_a_discriminator_has_the_parameters_of_the_published_checkpoint(name):
 
 def arguments(target, given):
     """All arguments of a class, the given ones and the defaults of the others."""
-    known = inspect.signature(locate(target)).parameters.values()
-    return {p.name: p.default for p in known if p.default is not p.empty} | given
+    return signature_of(locate(target)).defaults | given
 
 
 @PUBLISHED
