@@ -27,4 +27,4 @@ def test_kind_makes_a_model_of_either_size(base, kind, codes, monkeypatch):
         assert model.quantize.num_codes == codes
         made = model.autoencode(torch.empty(2, 3, 32, 32), None)
     assert made.reconstruction.shape == (2, 3, 32, 32)
-    assert made.codes.numel() == 2 * 64
+    assert made.codes.numel() == 2 * 256

@@ -22,9 +22,6 @@ from ldm.ranks import sum_over_ranks, world_size
 
 __all__ = ["CodebookQuantizer", "Quantization", "Quantizer", "VectorQuantizer"]
 
-# distances held at once: rows of latents times codes
-_MAX_DISTANCES = 2**24
-
 
 class CodebookQuantizer(Quantizer):
     """A quantizer that takes the nearest of a learned codebook, with cures of its collapse.
@@ -68,6 +65,7 @@ class CodebookQuantizer(Quantizer):
         # of this step's passes; no buffers, as those of one rank would overwrite the others'
         self._counts: Tensor | None = None
         self._latents: list[Tensor] = []
+        self._squares: Tensor | None = None  # (N,), from the last latents to their codes
 
     @property
     @abstractmethod
@@ -85,7 +83,7 @@ class CodebookQuantizer(Quantizer):
 
     def nearest(self, z: Tensor) -> Tensor:
         """Index of the code nearest to each vector: (..., e_dim) to (...)."""
-        return nearest_codes(z, self.codes(), max_distances=_MAX_DISTANCES)
+        return nearest_codes(z, self.codes())
 
     def _quantize(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         if self.l2_norm:
@@ -118,6 +116,7 @@ class CodebookQuantizer(Quantizer):
             counts.index_add_(0, indices, torch.ones_like(z[:, 0]))
             self._counts = counts if self._counts is None else self._counts + counts
             self._latents = [z]
+            self._squares = (z - self._lookup(indices).detach()).square().sum(dim=1)
 
     @torch.no_grad()
     def end_step(self) -> None:
@@ -128,8 +127,9 @@ class CodebookQuantizer(Quantizer):
             self._initialize()
         elif self.restart is not None and self._counts is not None:
             dead = self.restart.dead(self.usage, sum_over_ranks(self._counts))
-            sample = gathered_sample(self._latents[0], self.num_codes)
-            self._replace(sample, dead)
+            sample = gathered_sample(self._latents[0], self.num_codes, self._squares)
+            # the first dead code takes the first of the sample
+            self._replace(sample[(dead.cumsum(0) - 1).clamp_min(0)], dead)
             self._counts, self._latents = None, []
 
     def _replace(self, codes: Tensor, which: Tensor) -> None:

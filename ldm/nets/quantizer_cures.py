@@ -32,22 +32,25 @@ class KMeansInit:
 
 @dataclass(frozen=True)
 class Restart:
-    """Dead codes are replaced by random latents of the current batches.
+    """Dead codes are replaced by latents of the current batches, those far from their codes first.
+
+    Latents are drawn in proportion to the squared distance to their code, as k-means++ draws its
+    start: in the mean codes then lie as dense as least squares wants them, and latents that are all
+    the same, such as those of a blank background, take one code instead of many.
 
     threshold: a code is dead when its moving usage is below this; 1 is the mean of all codes. A
     replaced code starts at 1.
-    decay: of the moving usage, per optimizer step. With the defaults a code that is never used is
-    dead after 349 steps.
-    Raises ValueError for a threshold or decay of 1 or more: every code would be dead, or none.
+    memory: how far back the moving usage looks, in latents per code of all ranks, whatever the
+    batch. A code that is never used is dead after memory ln(1 / threshold) of them, 46 by default.
+    Raises ValueError for a threshold of 1 or more: every code would be dead.
     """
 
-    threshold: Weight = 0.03
-    decay: Weight = 0.99
+    threshold: Weight = 0.1
+    memory: Positive = 20
 
     def __post_init__(self) -> None:
-        for name in ("threshold", "decay"):
-            if not 0 <= (value := getattr(self, name)) < 1:
-                raise ValueError(f"{name}={value}: expected at least 0 and less than 1")
+        if not 0 <= self.threshold < 1:
+            raise ValueError(f"threshold={self.threshold}: expected at least 0 and less than 1")
 
     @torch.no_grad()
     def dead(self, usage: Tensor, counts: Tensor) -> Tensor:
@@ -55,9 +58,10 @@ class Restart:
 
         counts: (K,) of this step, on all ranks.  usage: (K,) moving usage, which is updated.
         """
-        # the mean of relative counts is 1; a step without latents leaves 0 / 1
-        relative = counts * (len(counts) / counts.sum().clamp_min(1))
-        usage.lerp_(relative, 1 - self.decay)
+        per_code = counts.sum() / len(counts)
+        # the mean of relative counts is 1; a step without latents changes nothing
+        relative = counts / per_code.clamp_min(1 / len(counts))
+        usage.lerp_(relative, -torch.expm1(-per_code / self.memory))
         dead = usage < self.threshold
         usage.masked_fill_(dead, 1.0)
         return dead
@@ -75,19 +79,20 @@ def sums_by_code(z: Tensor, indices: Tensor, num_codes: int) -> tuple[Tensor, Te
     return counts, sums.index_put_((indices,), z, accumulate=True)
 
 
-def gathered_sample(latents: Tensor, count: int) -> Tensor:
+def gathered_sample(latents: Tensor, count: int, weights: Tensor | None = None) -> Tensor:
     """Random latents of all ranks, the same on each: (N, d) to (count, d).
 
-    Each row comes from the rank whose turn it is, drawn with torch's global generator, without
-    repetition where that rank has enough. Every rank calls this.
+    Each row comes from the rank whose turn it is, drawn with torch's global generator, one after
+    the other in proportion to `weights` (N,), by default all alike. None is repeated before all of
+    its rank were drawn. Every rank calls this.
     """
     size = world_size()
     rank = distributed.get_rank() if size > 1 else 0
     own = len(range(rank, count, size))
-    if own <= len(latents):
-        rows = torch.randperm(len(latents), device=latents.device)[:own]
-    else:
-        rows = torch.randint(len(latents), (own,), device=latents.device)
+    # a race: the first of exponential clocks of these rates
+    time = -torch.rand(len(latents), device=latents.device, dtype=torch.float64).log()
+    order = (time if weights is None else time / weights).argsort(stable=True)
+    rows = order.repeat(-(-own // len(order)))[:own]
     sample = latents.new_zeros(count, latents.shape[1])
     sample[rank::size] = latents[rows]
     return sum_over_ranks(sample)

@@ -30,7 +30,7 @@ CONFIGS = {
             "rotation": True,
             "restart": {
                 "target": "ldm.nets.quantizer_cures.Restart",
-                "params": {"threshold": 0.5, "decay": 0.5},
+                "params": {"threshold": 0.5, "memory": 1},
             },
             "kmeans_init": {
                 "target": "ldm.nets.quantizer_cures.KMeansInit",

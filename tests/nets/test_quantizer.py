@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from ldm.nets import quantizer as module
 from ldm.nets.quantizer import VectorQuantizer
+from ldm.nets.quantizer_base import nearest_codes
 
 
 def make(**arguments):
@@ -27,11 +27,14 @@ def test_every_vector_becomes_the_nearest_code():
     torch.testing.assert_close(quantized, codes)
 
 
-def test_distances_taken_in_parts_find_the_same_codes(monkeypatch):
-    quantizer, z = make(), latents()
-    want = quantizer(z)[2][2]
-    monkeypatch.setattr(module, "_MAX_DISTANCES", 70)
-    assert torch.equal(quantizer(z)[2][2], want)
+def test_distances_taken_in_parts_find_the_same_codes():
+    codes, z = make().codes(), latents().permute(0, 2, 3, 1)
+    assert torch.equal(nearest_codes(z, codes, max_distances=70), nearest_codes(z, codes))
+
+
+def test_of_codes_equally_near_the_first_is_taken():
+    codes = torch.tensor([[1.0], [0.0], [0.0]])
+    assert nearest_codes(torch.tensor([0.1, 0.5, 0.9])[:, None], codes).tolist() == [1, 0, 0]
 
 
 def test_gradient_goes_straight_through():

@@ -1,5 +1,7 @@
 """K-means and restarts of a codebook."""
 
+import math
+
 import pytest
 import torch
 
@@ -106,28 +108,61 @@ def test_a_loaded_codebook_is_not_initialized_again(cls):
     assert torch.equal(source.codes(), other.codes())
 
 
+def test_a_sample_by_weights_begins_with_the_heavy_ones():
+    torch.manual_seed(0)
+    points, weights = torch.arange(4.0)[:, None], torch.tensor([0.0, 1.0, 2.0, 5.0])
+    drawn = torch.stack([gathered_sample(points, 4, weights).flatten() for _ in range(4000)])
+    assert (drawn.sort(dim=1).values == torch.arange(4.0)).all()  # each once
+    assert (drawn[:, 3] == 0).all()  # without weight: when there is no other
+    share = torch.bincount(drawn[:, 0].long(), minlength=4) / 4000
+    # four standard errors of a share
+    torch.testing.assert_close(share, weights / 8, rtol=0, atol=4 * 0.5 / 4000**0.5)
+
+
 def test_a_code_is_dead_when_its_moving_usage_falls_below_the_threshold():
-    restart, usage = Restart(threshold=0.3, decay=0.5), torch.ones(4)
+    restart, usage = Restart(threshold=0.3, memory=2), torch.ones(4)
+    kept = math.exp(-1)  # of what was known, by 2 latents per code at a memory of 2
     counts = torch.tensor([6.0, 2.0, 0.0, 0.0])  # relative to the mean: 3, 1, 0, 0
     assert restart.dead(usage, counts).tolist() == [False] * 4
-    assert usage.tolist() == [2.0, 1.0, 0.5, 0.5]
+    torch.testing.assert_close(usage, torch.tensor([3 - 2 * kept, 1, kept, kept]))
     counts = torch.tensor([2.0, 4.0, 2.0, 0.0])  # 1, 2, 1, 0
     assert restart.dead(usage, counts).tolist() == [False, False, False, True]
-    assert usage.tolist() == [1.5, 1.5, 0.75, 1.0]  # the dead one begins anew
+    want = torch.tensor([1 + 2 * kept - 2 * kept**2, 2 - kept, 1 - kept + kept**2, 1])
+    torch.testing.assert_close(usage, want)  # the dead one begins anew
 
 
-def test_a_code_that_is_never_used_is_dead_after_349_steps():
-    restart, usage, counts = Restart(), torch.ones(2), torch.tensor([1.0, 0.0])
-    for _ in range(348):
+@pytest.mark.parametrize("per_step", [0.25, 1.0, 8.0])
+def test_a_code_that_is_never_used_is_dead_after_46_latents_per_code(per_step):
+    restart, usage = Restart(), torch.ones(4)
+    counts = per_step * torch.tensor([2.0, 1.0, 1.0, 0.0])
+    steps = math.ceil(20 * math.log(10) / per_step)  # 46.05
+    for _ in range(steps - 1):
         assert not restart.dead(usage, counts).any()
-    assert restart.dead(usage, counts).tolist() == [False, True]
+    assert restart.dead(usage, counts).tolist() == [False, False, False, True]
+
+
+def test_a_step_without_latents_kills_nothing():
+    usage = torch.tensor([1.0, 0.2])
+    assert not Restart().dead(usage, torch.zeros(2)).any()
+    assert torch.equal(usage, torch.tensor([1.0, 0.2]))
+
+
+def test_restart_takes_latents_far_from_their_codes():
+    """Of a heap and one that is far from it, the dead code takes the one."""
+    heap = torch.tensor([1.0, 0.0]).expand(99, 2)
+    z = torch.cat([heap, torch.tensor([[5.0, 5.0]])]).T.reshape(1, 2, 10, 10)
+    quantizer = VectorQuantizer(3, 2, restart=Restart(threshold=0.01, memory=1))
+    with torch.no_grad():
+        quantizer.embedding.weight.copy_(torch.tensor([[1.0, 0.0], [-9.0, 0.0], [0.0, -9.0]]))
+    train(quantizer, [z.requires_grad_()])
+    assert (quantizer.codes() == 5).all(dim=1).any()
 
 
 @BOTH
 @pytest.mark.parametrize("l2_norm", [False, True])
 def test_restart_replaces_exactly_the_dead_codes_by_latents(cls, l2_norm):
     torch.manual_seed(0)
-    quantizer = cls(20, 3, l2_norm=l2_norm, restart=Restart(threshold=0.1, decay=0.0))
+    quantizer = cls(20, 3, l2_norm=l2_norm, restart=Restart(threshold=0.5, memory=1))
     z = latents(batch=1)
     before = quantizer.codes().detach().clone()
     used = quantizer.nearest(z.detach().permute(0, 2, 3, 1)).unique()
@@ -159,7 +194,7 @@ def test_published_layout_has_nothing_of_cures_that_are_off():
     ("changes", "message"),
     [
         ({"threshold": 1.0}, "threshold=1.0: expected at least 0 and less than 1"),
-        ({"decay": 1.0}, "decay=1.0: expected at least 0 and less than 1"),
+        ({"threshold": -0.1}, "threshold=-0.1: expected at least 0 and less than 1"),
     ],
 )
 def test_a_restart_of_all_codes_or_none_is_refused(changes, message):

@@ -34,7 +34,7 @@ def learn(rank, world, path):
     for name in QUANTIZERS:
         quantizer = made(name)
         if getattr(quantizer, "restart", None):
-            quantizer.restart = Restart(threshold=0.5, decay=0.5)
+            quantizer.restart = Restart(threshold=0.5, memory=5)
         parameters = list(quantizer.parameters())
         optimizer = AveragedSGD(parameters, lr=0.1) if parameters else None
         torch.manual_seed(100 + rank)  # as each rank has dropout of its own
