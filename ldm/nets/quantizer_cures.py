@@ -41,12 +41,12 @@ class Restart:
     threshold: a code is dead when its moving usage is below this; 1 is the mean of all codes. A
     replaced code starts at 1.
     memory: how far back the moving usage looks, in latents per code of all ranks, whatever the
-    batch. A code that is never used is dead after memory ln(1 / threshold) of them, 46 by default.
+    batch. A code that is never used is dead after memory ln(1 / threshold) of them, 23 by default.
     Raises ValueError for a threshold of 1 or more: every code would be dead.
     """
 
     threshold: Weight = 0.1
-    memory: Positive = 20
+    memory: Positive = 10
 
     def __post_init__(self) -> None:
         if not 0 <= self.threshold < 1:

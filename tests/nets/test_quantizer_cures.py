@@ -132,10 +132,10 @@ def test_a_code_is_dead_when_its_moving_usage_falls_below_the_threshold():
 
 
 @pytest.mark.parametrize("per_step", [0.25, 1.0, 8.0])
-def test_a_code_that_is_never_used_is_dead_after_46_latents_per_code(per_step):
+def test_a_code_that_is_never_used_is_dead_after_23_latents_per_code(per_step):
     restart, usage = Restart(), torch.ones(4)
     counts = per_step * torch.tensor([2.0, 1.0, 1.0, 0.0])
-    steps = math.ceil(20 * math.log(10) / per_step)  # 46.05
+    steps = math.ceil(10 * math.log(10) / per_step)  # 23.03
     for _ in range(steps - 1):
         assert not restart.dead(usage, counts).any()
     assert restart.dead(usage, counts).tolist() == [False, False, False, True]
