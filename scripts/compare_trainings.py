@@ -4,8 +4,8 @@ python scripts/compare_trainings.py -b BASE.yaml --variants A.yaml B.yaml --metr
 python scripts/compare_trainings.py -b BASE.yaml --variants A.yaml B.yaml --seeds 5 --jobs 2 \
     --out logs/comparison model.params.n_embed=8192
 
-Each variant is a YAML file that is merged over the base and named by its stem. A comparison that
-was stopped goes on where it was.
+Each variant is a YAML file that is merged over the base and named by its stem. Writes table.md and
+picture.png. A comparison that was stopped goes on where it was.
 """
 
 from __future__ import annotations
@@ -13,13 +13,15 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from tqdm import tqdm
 
 from ldm.cli.exits import exit_code
 from ldm.config import ConfigError
-from ldm.evaluation.comparison import as_markdown, run_all, trainings
+from ldm.evaluation.comparison import as_markdown, run_all, trainings, values_of
+from ldm.evaluation.curves import plot_spread
 
 
 def compare_trainings(argv: Sequence[str]) -> None:
@@ -35,6 +37,10 @@ def compare_trainings(argv: Sequence[str]) -> None:
     table = as_markdown(results, args.metrics)
     (Path(args.out) / "table.md").write_text(table + "\n", encoding="utf-8")
     print(table)
+    if find_spec("matplotlib"):
+        plot_spread(values_of(results, args.metrics), Path(args.out) / "picture.png")
+    else:
+        print("no picture.png: pip install -e '.[demo]' installs what draws it")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -48,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--seeds", type=int, default=3, help="trainings of each variant")
     add("--seed", type=int, default=23, help="the first seed")
     add("--jobs", type=int, default=1, help="trainings at a time, each on one thread")
-    add("--out", default="logs/comparison", metavar="DIR", help="where runs and table.md go")
+    add("--out", default="logs/comparison", metavar="DIR", help="where runs, table and picture go")
     return parser
 
 

@@ -1,7 +1,8 @@
 """Trainings that differ in a part of their configuration, run with several seeds and compared.
 
 Each training is one run of the training command in a process of its own. Its last metrics are kept
-beside its run, so a comparison that was stopped goes on where it was.
+beside its run, with what it was told, so a comparison that was stopped goes on where it was and
+never mixes figures of different configurations.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import shutil
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +22,9 @@ from pathlib import Path
 from ldm.config import ConfigError, did_you_mean
 from ldm.evaluation.curves import read_metrics
 from ldm.evaluation.tables import markdown_table
+from ldm.io.digest import sha256_of
 
-__all__ = ["Result", "Training", "as_markdown", "run_all", "trainings"]
+__all__ = ["Result", "Training", "as_markdown", "run_all", "trainings", "values_of"]
 
 Metrics = dict[str, float]
 
@@ -51,6 +54,10 @@ class Training:
         """The command that trains it."""
         where = ["--seed", str(self.seed), "--logdir", str(self.directory)]
         return [sys.executable, "-c", _MAIN, "-t", *where, *self.words]
+
+    def told(self) -> list[str]:
+        """The words of its command line, files by the SHA-256 of their content."""
+        return [sha256_of(word) if Path(word).is_file() else word for word in self.words]
 
 
 @dataclass(frozen=True)
@@ -90,8 +97,11 @@ def run_all(
     """Run what has not been run yet, `jobs` at a time, each on one thread.
 
     on_end: told of each as it ends, also of those that had ended before.
-    Raises ConfigError with the last lines of the first training that fails; what has ended stays.
+    Raises ConfigError with the last lines of the first training that fails, what has ended stays;
+    and before any is started for one that has ended in another configuration.
     """
+    for training in planned:
+        _require_same(training)
     with ThreadPoolExecutor(jobs) as pool:
         running = {pool.submit(_metrics_of, training): training for training in planned}
         for future in as_completed(running):
@@ -104,6 +114,7 @@ def run_all(
 
 def _metrics_of(training: Training) -> None:
     """Train, unless that was done, and record the last metrics."""
+    told = training.told()  # before it starts: a file may change while it runs
     if training.record.is_file():
         return
     if training.directory.exists():  # a start that did not end
@@ -123,11 +134,25 @@ def _metrics_of(training: Training) -> None:
         raise ConfigError(f"{training.variant}, seed {training.seed}: the training failed:\n{last}")
     (run,) = (path for path in training.directory.iterdir() if path.is_dir())
     metrics = {name: curve[-1][1] for name, curve in read_metrics(run).items()}
-    training.record.write_text(json.dumps(metrics, indent=1), encoding="utf-8")
+    text = json.dumps({"told": told, "metrics": metrics}, indent=1)
+    training.record.write_text(text, encoding="utf-8")
+
+
+def _require_same(training: Training) -> None:
+    """Raise ConfigError for a record of a training that was told something else."""
+    if not training.record.is_file():
+        return
+    told = json.loads(training.record.read_text(encoding="utf-8")).get("told")
+    if told != training.told():
+        raise ConfigError(
+            f"{training.directory}: this training was run with other files or overrides; "
+            "remove the directory, or take another --out"
+        )
 
 
 def _recorded(training: Training) -> Metrics:
-    metrics: Metrics = json.loads(training.record.read_text(encoding="utf-8"))
+    record = json.loads(training.record.read_text(encoding="utf-8"))
+    metrics: Metrics = record["metrics"]
     return metrics
 
 
@@ -136,26 +161,33 @@ def as_markdown(results: Sequence[Result], metrics: Sequence[str]) -> str:
 
     Raises ConfigError for a metric that a training does not have.
     """
-    by_variant: dict[str, list[Metrics]] = {}
-    for result in results:
-        by_variant.setdefault(result.training.variant, []).append(result.metrics)
+    columns = values_of(results, metrics).values()
+    seeds = Counter(result.training.variant for result in results)
     rows = [
-        [name, *(_over(runs, metric) for metric in metrics), str(len(runs))]
-        for name, runs in by_variant.items()
+        [name, *(_over(column[name]) for column in columns), str(count)]
+        for name, count in seeds.items()
     ]
     return markdown_table(["variant", *metrics, "seeds"], rows)
 
 
-def _over(runs: Sequence[Metrics], metric: str) -> str:
-    """Mean and, of several, standard deviation of a metric."""
-    values = list(_values(runs, metric))
+def values_of(
+    results: Sequence[Result], metrics: Sequence[str]
+) -> dict[str, dict[str, list[float]]]:
+    """Metric to variant to the values of its seeds.
+
+    Raises ConfigError for a metric that a training does not have.
+    """
+    values: dict[str, dict[str, list[float]]] = {metric: {} for metric in metrics}
+    for result in results:
+        for metric, found in values.items():
+            if metric not in result.metrics:
+                near = did_you_mean(metric, result.metrics)
+                raise ConfigError(f"--metrics {metric}: is not among those of the trainings{near}")
+            found.setdefault(result.training.variant, []).append(result.metrics[metric])
+    return values
+
+
+def _over(values: Sequence[float]) -> str:
+    """Mean and, of several, standard deviation."""
     mean = f"{statistics.fmean(values):.4g}"
     return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.2g}"
-
-
-def _values(runs: Sequence[Metrics], metric: str) -> Iterator[float]:
-    for metrics in runs:
-        if metric not in metrics:
-            near = did_you_mean(metric, metrics)
-            raise ConfigError(f"--metrics {metric}: is not among those of the trainings{near}")
-        yield metrics[metric]

@@ -1,14 +1,15 @@
-"""Loss curves of runs, read from their metrics and drawn as one picture."""
+"""Metrics of runs, read from their files and drawn as one picture."""
 
 from __future__ import annotations
 
 import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ldm.config import ConfigError
 
-__all__ = ["plot_curves", "read_metrics"]
+__all__ = ["plot_curves", "plot_spread", "read_metrics"]
 
 Curve = list[tuple[int, float]]
 
@@ -38,11 +39,7 @@ def plot_curves(
 
     logarithmic: titles of the panels with a logarithmic axis of values.
     """
-    import matplotlib as mpl  # an extra, and slow to import
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
+    plt = _pyplot()
     figure, axes = plt.subplots(1, len(panels), figsize=(5.5 * len(panels), 4), squeeze=False)
     for axis, (title, curves) in zip(axes[0], panels.items(), strict=True):
         for label, curve in curves.items():
@@ -56,3 +53,32 @@ def plot_curves(
     figure.tight_layout()
     figure.savefig(path, dpi=110)
     plt.close(figure)
+
+
+def plot_spread(panels: Mapping[str, Mapping[str, Sequence[float]]], path: str | Path) -> None:
+    """Write a PNG with one panel per entry: title to the values of each label.
+
+    A label is a row, each of its values a dot in it. Panels have the same labels in one order.
+    """
+    plt = _pyplot()
+    labels = list(next(iter(panels.values())))
+    size = (3.5 * len(panels) + 1, 0.3 * len(labels) + 1)
+    figure, axes = plt.subplots(1, len(panels), figsize=size, squeeze=False, sharey=True)
+    for axis, (title, values) in zip(axes[0], panels.items(), strict=True):
+        for row, label in enumerate(labels):
+            axis.plot(values[label], [row] * len(values[label]), "o", color="C0", alpha=0.6)
+        axis.set(title=title, yticks=range(len(labels)), yticklabels=labels)
+        axis.grid(alpha=0.3)
+    axes[0][0].invert_yaxis()  # the first on top
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def _pyplot() -> Any:
+    import matplotlib as mpl  # an extra, and slow to import
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    return plt

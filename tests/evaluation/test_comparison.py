@@ -7,6 +7,7 @@ import pytest
 
 from ldm.cli.exits import exit_code
 from ldm.config import ConfigError
+from ldm.data.decoding import read_image
 from ldm.evaluation.comparison import Result, Training, as_markdown, run_all, trainings
 from tests.cli.runs import first_stage, script, write
 
@@ -71,10 +72,28 @@ def test_training_is_run_once_and_what_it_logged_is_kept(planned):
     (first,) = run_all(planned("good"), on_end=ended.append)
     assert first.metrics["val/psnr"] > 0
     kept = first.training.record
-    kept.write_text(json.dumps({"val/psnr": 7.0}))
+    record = json.loads(kept.read_text())
+    kept.write_text(json.dumps(record | {"metrics": {"val/psnr": 7.0}}))
     (again,) = run_all(planned("good"), on_end=ended.append)
     assert again.metrics == {"val/psnr": 7.0}
     assert len(ended) == 2
+
+
+@pytest.mark.parametrize("change", ["override", "file"])
+def test_figures_of_another_configuration_are_not_taken(tmp_path, change):
+    base = variant(tmp_path, "base", n_embed=1024)
+    (training,) = trainings(base, [base], (1,), tmp_path / "out", ["a.b=1"])
+    training.directory.mkdir(parents=True)
+    record = {"told": training.told(), "metrics": {"val/psnr": 7.0}}
+    training.record.write_text(json.dumps(record))
+    (result,) = run_all([training], on_end=lambda _: None)
+    assert result.metrics == {"val/psnr": 7.0}
+    if change == "file":
+        variant(tmp_path, "base", n_embed=8192)
+    else:
+        (training,) = trainings(base, [base], (1,), tmp_path / "out", ["a.b=2"])
+    with pytest.raises(ConfigError, match=r"base-1: this training was run with other files or"):
+        run_all([training], on_end=lambda _: None)
 
 
 @pytest.mark.slow
@@ -93,4 +112,5 @@ def test_the_script_writes_the_table_it_prints(planned, capsys):
     compare = script("compare_trainings")
     assert exit_code(compare, [*words, *options]) == 0
     assert Path("here/table.md").read_text() in capsys.readouterr().out
+    assert read_image("here/picture.png").std() > 0
     assert exit_code(compare, [*words, "--seeds", "0"]) == 2
