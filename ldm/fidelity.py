@@ -9,6 +9,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
+from ldm.nets.precision import without_autocast
 from ldm.tensor import mean_flat
 
 __all__ = ["SSIM_WINDOW", "psnr", "sharpness", "ssim"]
@@ -52,15 +53,16 @@ def ssim(images: Tensor, reconstructions: Tensor) -> Tensor:
             f"images are {height} x {width} pixels; SSIM needs at least {SSIM_WINDOW} x "
             f"{SSIM_WINDOW}, the size of its window"
         )
-    similarity = structural_similarity_index_measure(
-        reconstructions.float().clamp(-1, 1),
-        images.float(),
-        gaussian_kernel=True,
-        sigma=_SSIM_SIGMA,
-        kernel_size=SSIM_WINDOW,
-        data_range=_PEAK,
-        reduction="none",
-    )
+    with without_autocast(images):  # or it would convolve in half precision
+        similarity = structural_similarity_index_measure(
+            reconstructions.float().clamp(-1, 1),
+            images.float(),
+            gaussian_kernel=True,
+            sigma=_SSIM_SIGMA,
+            kernel_size=SSIM_WINDOW,
+            data_range=_PEAK,
+            reduction="none",
+        )
     assert isinstance(similarity, Tensor)
     return similarity.reshape(len(images))
 
@@ -77,7 +79,8 @@ def sharpness(images: Tensor, reconstructions: Tensor) -> Tensor:
     Raises ValueError when the shapes differ.
     """
     _require_pairs(images, reconstructions)
-    made, given = _detail(reconstructions.float().clamp(-1, 1)), _detail(images.float())
+    with without_autocast(images):
+        made, given = _detail(reconstructions.float().clamp(-1, 1)), _detail(images.float())
     return made / given.clamp_min(1e-4)  # an image without any edge: a fiftieth of a grey level
 
 

@@ -50,6 +50,17 @@ def test_half_precision_is_compared_in_float32(measure):
     assert torch.equal(measure(images, other), measure(images.float(), other.float()))
 
 
+@pytest.mark.parametrize("measure", [psnr, sharpness, ssim])
+def test_autocast_changes_nothing(measure):
+    images = 0.5 + 0.02 * pictures(2, 3, 32, 32)  # bfloat16 has steps of 0.004 here
+    other = images + 0.005 * pictures(2, 3, 32, 32, seed=1)
+    want = measure(images, other)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = measure(images, other)
+    assert got.dtype == torch.float32
+    assert torch.equal(got, want)
+
+
 def similarity_by_loops(x, y):
     """Eq. (13) of Wang et al. for one channel, window by window in float64, one at each pixel."""
     x, y = (F.pad(image[None, None], (5, 5, 5, 5), mode="reflect")[0, 0] for image in (x, y))
