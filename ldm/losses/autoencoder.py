@@ -117,17 +117,18 @@ class FirstStageLoss(AdversarialGame, ABC):
         last_layer: Tensor | None = None,
         cond: Tensor | None = None,
         weights: Tensor | None = None,
+        numbers: Tensor | None = None,
     ) -> LossTerms:
         """The generator's whole loss, in one graph, as published.
 
-        cost, codes: see `regularization`.
+        cost, codes: see `regularization`.  numbers: see `augmentation_numbers`.
         last_layer: the decoder's last weight; without it, as in validation, there is no gradient
         to balance and the game counts with weight 0.
         weights: importance of each example, B numbers; it enters the loss, not the balance.
         """
         terms = self.reconstruction(inputs, reconstructions)
         regularization = self.regularization(cost, codes)
-        deception = self.deception(self.judge(reconstructions, cond))
+        deception = self.deception(self.judge(reconstructions, cond, numbers))
         balance = self._measured_balance(terms.total, deception, last_layer)
         nll = terms.total if weights is None else terms.total * weights.flatten()
         factor = self.generator_factor(step)

@@ -168,14 +168,15 @@ def generator_gradients(model: Autoencoder, batches: Sequence[MicroBatch], step:
     """Add the generator's gradients as published: one graph, each micro-batch its own lambda."""
     metrics = _Sums()
     for batch, share in _shares(batches):
-        made = model.autoencode(*batch)
+        made, targets = model.autoencode(*batch), batch.targets
         terms = model.loss.objective(
-            batch.targets,
+            targets,
             made.reconstruction,
             made.cost,
             codes=made.codes,
             step=step,
             last_layer=model.get_last_layer(),
+            numbers=model.loss.augmentation_numbers(batch.draws, targets),
         )
         torch.autograd.backward(share * terms.total.mean(), inputs=_learned(model))
         metrics.add_mean(terms.parts | {"total_loss": terms.total}, share)

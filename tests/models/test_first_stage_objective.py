@@ -89,6 +89,23 @@ def test_published_step_knows_the_rules(rule):
     assert all(torch.isfinite(g).all() for g in gradients(model).values())
 
 
+@KINDS
+def test_published_step_augments_what_both_players_learn_from(kind):
+    found, rule = [], RULES["augmentation"]
+    for rules, step in (
+        (rule, generator_gradients),
+        (rule, shared_gradients),
+        ({}, generator_gradients),
+    ):
+        model = FAMILY[kind](rules)
+        step(model, keyed_batches(3), step=2)
+        found.append({k: v for k, v in gradients(model).items() if "discriminator" not in k})
+    published, shared, plain = found
+    assert_equal_gradients(published, shared, rtol=2e-6)
+    name = "decoder.conv_out.weight"
+    assert not torch.allclose(published[name], plain[name], rtol=1e-3)
+
+
 def test_only_the_discriminator_learns_from_the_game_while_it_warms_up():
     before, during = tiny_kl({"disc_start": 10}), tiny_kl({"disc_start": 2, "disc_warmup": 3})
     shared_gradients(before, keyed_batches(2), step=2)
