@@ -179,7 +179,7 @@ class FirstStageLoss(AdversarialGame, ABC):
         if last_layer is None or not self.disc_factor:
             return nll.new_zeros(())
         if not self.is_adaptive:
-            return self.fixed_balance(nll)
+            return self.fixed_balance(deception)
         gradients = [
             torch.autograd.grad(loss.mean(), last_layer, retain_graph=True)[0]
             for loss in (nll, deception)

@@ -61,7 +61,7 @@ class AdversarialGame(nn.Module):
     """
 
     discriminator: NLayerDiscriminator
-    num_unbalanced: Tensor  # (), steps of this process whose adaptive weight was not finite
+    num_unbalanced: Tensor  # (), steps since this start whose game had no finite gradient
 
     def __init__(
         self,
@@ -176,9 +176,15 @@ class AdversarialGame(nn.Module):
         # published: clamped first, weighted after, so that disc_weight can exceed the clamp
         return self.disc_weight * bounded_weight(ratio, self.rules["adaptive_weight_max"])
 
-    def fixed_balance(self, like: Tensor) -> Tensor:
-        """The weight without `adaptive`, `disc_weight`, 0-d on the device of `like`."""
-        return torch.full((), float(self.disc_weight), device=like.device)
+    def fixed_balance(self, game: Tensor) -> Tensor:
+        """The weight without `adaptive`, `disc_weight`, 0-d.
+
+        game: `deception` or its gradient; where that is not finite the weight is 0, and the step is
+        counted in `num_unbalanced`.
+        """
+        is_finite = torch.isfinite(game).all()
+        self.num_unbalanced += (~is_finite).to(self.num_unbalanced)
+        return torch.where(is_finite, float(self.disc_weight), 0.0)
 
     def _seen(self, images: Tensor, cond: Tensor | None, numbers: Tensor | None) -> Tensor:
         if (cond is not None) != self.disc_conditional:

@@ -241,12 +241,15 @@ def _play(
     if not factor:  # the discriminator warms up
         return pulls
     weight = factor * _balance(model, attempts, gradients, metrics)
-    metrics.add("total_loss", weight * metrics["g_loss"])
-    # where lambda is 0 because the game's gradient is not finite, so is its product with that
+    metrics.add("total_loss", _weighted(metrics["g_loss"], weight))
     return [
-        pull + torch.nan_to_num(weight * gradient, nan=0.0)
-        for pull, gradient in zip(pulls, gradients, strict=True)
+        pull + _weighted(gradient, weight) for pull, gradient in zip(pulls, gradients, strict=True)
     ]
+
+
+def _weighted(x: Tensor, weight: Tensor) -> Tensor:
+    """A product that is 0 where the weight (0-d) is, even if x is not finite."""
+    return torch.where(weight > 0, weight * x, 0.0)
 
 
 def _discriminate(
@@ -279,7 +282,7 @@ def _balance(
     deceptions: Sequence[Tensor],
     metrics: _Sums,
 ) -> Tensor:
-    """Lambda (0-d) of the whole step, on all ranks, from gradients of the last layer alone."""
+    """Lambda (0-d) of the whole step, on all ranks; adaptive from the last layer's gradients."""
     if model.loss.is_adaptive:
         images = [attempt.made.reconstruction for attempt in attempts]
         gradients: list[Tensor] = []
@@ -290,7 +293,8 @@ def _balance(
             )
         weight = model.loss.balance(*mean_over_ranks(torch.stack(gradients)))
     else:
-        weight = model.loss.fixed_balance(attempts[0].leaf)
+        largest = torch.stack([deception.abs().amax() for deception in deceptions]).amax()
+        weight = model.loss.fixed_balance(mean_over_ranks(largest))
     metrics.add("d_weight", weight)
     metrics.add("d_weight_nonfinite", model.loss.num_unbalanced.clone())
     return weight

@@ -90,6 +90,15 @@ def test_fixed_balance_is_the_weight_alone():
     assert terms.parts["d_weight"].tolist() == pytest.approx([0.3] * 2)
 
 
+@pytest.mark.parametrize("bad", [math.inf, math.nan])
+def test_fixed_weight_is_none_where_the_gradient_is_not_finite(bad):
+    loss = make(adaptive=False, disc_weight=0.3)
+    assert loss.fixed_balance(torch.tensor([1.0, bad])) == 0
+    assert loss.num_unbalanced == 1
+    assert loss.fixed_balance(torch.ones(2)) > 0
+    assert loss.num_unbalanced == 1
+
+
 def test_r1_counts_now_and_then_and_as_often_as_it_was_left_out():
     loss = make(r1_weight=10.0, r1_every=4).eval()
     images = torch.rand(2, 3, 16, 16)

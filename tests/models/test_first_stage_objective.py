@@ -119,16 +119,26 @@ def test_only_the_discriminator_learns_from_the_game_while_it_warms_up():
     assert shared_gradients(during, keyed_batches(2), step=5)["d_weight"] > 0
 
 
-def test_game_whose_gradient_is_not_finite_leaves_the_autoencoder_its_own(monkeypatch):
-    model = tiny_kl()
+@pytest.mark.parametrize("rule", [{}, RULES["fixed weight"]], ids=["adaptive", "fixed"])
+@pytest.mark.parametrize("sizes", [(2,), (1, 1)])
+def test_game_whose_gradient_is_not_finite_leaves_the_autoencoder_its_own(rule, sizes, monkeypatch):
+    model = tiny_kl(rule)
     monkeypatch.setattr(model.loss, "disc_deception", lambda fake: fake.mean(dim=(1, 2, 3)) / 0.0)
-    metrics = shared_gradients(model, keyed_batches(2), step=2)
+    metrics = shared_gradients(model, keyed_batches(*sizes), step=2)
     assert metrics["d_weight"] == 0
     assert metrics["d_weight_nonfinite"] == 1
     got = {k: v for k, v in gradients(model).items() if "discriminator" not in k}
     plain = tiny_kl({"disc_start": 10})
-    shared_gradients(plain, keyed_batches(2), step=2)
+    without = shared_gradients(plain, keyed_batches(*sizes), step=2)
     assert_equal_gradients(got, gradients(plain), rtol=1e-6)
+    torch.testing.assert_close(metrics["total_loss"], without["total_loss"])
+
+
+def test_game_that_is_finite_keeps_its_fixed_weight():
+    model = tiny_kl(RULES["fixed weight"])
+    metrics = shared_gradients(model, keyed_batches(2), step=2)
+    assert metrics["d_weight"] == pytest.approx(0.3)
+    assert metrics["d_weight_nonfinite"] == 0
 
 
 def test_r1_in_bfloat16_is_that_in_float32():
