@@ -10,11 +10,13 @@ from omegaconf import OmegaConf
 from ldm.config import load
 
 ROOT = Path(__file__).parent.parent
-_KINDS = ROOT / "configs" / "quantizers" / "kinds"
-KINDS = sorted(_KINDS.glob("*.yaml"))  # of quantizers, to be merged over a configuration
-_GAME = ROOT / "configs" / "game"
-GAME = sorted(_GAME.glob("*.yaml")), sorted((_GAME / "kinds").glob("*.yaml"))  # data and models
-CONFIGS = sorted(set((ROOT / "configs").rglob("*.yaml")) - {*KINDS, *GAME[0], *GAME[1]})
+# parts of comparisons: each is merged with the others of its directory
+_PARTS = [ROOT / "configs" / name for name in ("quantizers", "game")]
+CONFIGS = sorted(
+    path
+    for path in (ROOT / "configs").rglob("*.yaml")
+    if not any(path.is_relative_to(parts) for parts in _PARTS)
+)
 
 # key -> the most it may be; group normalisation needs 32 channels
 _AT_MOST = {

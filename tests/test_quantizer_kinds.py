@@ -1,24 +1,26 @@
-"""Kinds of quantizers, each a few lines over either configuration of the comparison."""
+"""Kinds of quantizers, each a few lines over the autoencoder of the comparison, on either data."""
 
 import pytest
 import torch
 
 from ldm.config import check, instantiate_model, load, model_block
 from ldm.nets.quantizer import Quantizer
-from tests.shipped_configs import KINDS, ROOT
+from tests.shipped_configs import ROOT
 
+PARTS = ROOT / "configs" / "quantizers"
+KINDS = sorted((PARTS / "kinds").glob("*.yaml"))
 PLACES = [f"data.params.{split}.params.root=." for split in ("train", "validation")]
 
 
-@pytest.mark.parametrize("base", ["photographs", "shapes"])
+@pytest.mark.parametrize("data", ["photographs", "shapes"])
 @pytest.mark.parametrize("kind", KINDS, ids=lambda path: path.stem)
 @pytest.mark.parametrize("codes", [1024, 8192])
-def test_kind_makes_a_model_of_either_size(base, kind, codes, monkeypatch):
+def test_kind_makes_a_model_of_either_size(data, kind, codes, monkeypatch):
     monkeypatch.chdir(ROOT)
-    overrides = PLACES if base == "photographs" else []
+    overrides = PLACES if data == "photographs" else []
     if not kind.stem.startswith("fsq"):  # has as many codes as its levels make
         overrides = [*overrides, f"model.params.n_embed={codes}"]
-    config = load([f"configs/quantizers/{base}.yaml", kind], overrides)
+    config = load([PARTS / "autoencoder.yaml", PARTS / f"{data}.yaml", kind], overrides)
     check(config)
     with torch.device("meta"):
         model = instantiate_model(model_block(config))
