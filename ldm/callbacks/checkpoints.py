@@ -17,6 +17,7 @@ from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from ldm.callbacks.progress import accumulation
 from ldm.config import ConfigError, did_you_mean
 from ldm.log import log
+from ldm.ranks import alone
 
 __all__ = ["AtomicCheckpointIO", "LastCheckpoint", "MonitorCheck", "Stopped", "signals_restored"]
 
@@ -237,7 +238,8 @@ class LastCheckpoint(pl.Callback):
     def _save_alone(self, trainer: pl.Trainer) -> None:
         """Save without the other processes, which may never come."""
         if trainer.is_global_zero:
-            checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+            with alone():
+                checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
             trainer.strategy.checkpoint_io.save_checkpoint(checkpoint, self.path)
             log.warning("saved %s at step %d", self.path, trainer.global_step)
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ldm.ranks import sum_over_ranks, world_size
+from ldm.tensor import sent_to
 
 __all__ = ["CodebookCounts", "CodebookUse", "CodebookWindow", "codebook_use_of", "count_codes"]
 
@@ -73,11 +74,24 @@ class CodebookWindow:
         codes = codes.detach().flatten()[-length:]
         if self._codes is None or len(self._codes) != length:
             self._codes, self._next = codes.new_full((length,), -1), 0
+        ring = self._codes = sent_to(self._codes, codes.device)
         first = codes[: length - self._next]
         rest = codes[len(first) :]
-        self._codes[self._next : self._next + len(first)] = first
-        self._codes[: len(rest)] = rest
+        ring[self._next : self._next + len(first)] = first
+        ring[: len(rest)] = rest
         self._next = (self._next + len(codes)) % length
+
+    def codes(self) -> Tensor:
+        """What this rank keeps, (N,) from the oldest on; nothing before the first codes."""
+        if self._codes is None:
+            return torch.empty(0, dtype=torch.int64)
+        return self._codes.roll(-self._next)
+
+    def restore(self, codes: Tensor) -> None:
+        """Keep what `codes` gave, and nothing else."""
+        self._codes = None
+        if len(codes):
+            self.add(codes)
 
     def use(self) -> CodebookUse | None:
         """Use by all ranks together, which all call this; None if this rank took in nothing."""

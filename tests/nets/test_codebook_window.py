@@ -72,3 +72,20 @@ def test_window_is_that_of_the_last_codes_of_any_division():
         for part in stream.split(size):
             window.add(part)
         assert window.use() == whole.use() == codebook_use_of(count_codes(stream[-13:], 10))
+
+
+@pytest.mark.parametrize("taken", [0, 3, 13, 30])
+def test_window_goes_on_from_the_codes_it_gave(taken):
+    stream = torch.randint(10, (47,), generator=torch.Generator().manual_seed(0))
+    whole, half, other = (CodebookWindow(10, length=13) for _ in range(3))
+    other.add(stream[40:])  # which is forgotten
+    for part in stream[:taken].split(5):
+        half.add(part)
+    other.restore(half.codes())
+    for part in stream[:taken].split(5):
+        whole.add(part)
+    for part in stream[taken:].split(5):
+        whole.add(part)
+        other.add(part)
+        assert other.use() == whole.use()
+    assert torch.equal(other.codes(), stream[-13:])

@@ -7,6 +7,7 @@ import torch.distributed as dist
 from ldm.nets.codebook_window import CodebookCounts, CodebookWindow
 from ldm.nets.quantizer_cures import KMeansInit, Restart
 from ldm.nets.quantizer_ema import EMAVectorQuantizer
+from ldm.ranks import alone, gathered, own_part
 from tests.models.processes import in_two_processes
 from tests.nets.quantizers import QUANTIZERS, latents, made, train
 
@@ -41,7 +42,7 @@ def learn(rank, world, path):
         for step in range(4):
             train(quantizer, [latents(10 * step + rank, batch=1 + rank)], optimizer, step)
         states[name] = quantizer.state_dict()
-    torch.save({"states": states, "use": measured(rank)}, f"{path}{rank}")
+    torch.save({"states": states, "use": measured(rank), "kept": kept(rank)}, f"{path}{rank}")
     together(rank, path)
     dist.destroy_process_group()
 
@@ -51,6 +52,19 @@ def measured(rank):
     for measure in (counts, window):
         measure.add(torch.tensor([[0, 1, 1], [3, 2, 2]][rank]))
     return [[value.item() for value in measure.use()] for measure in (counts, window)]
+
+
+def kept(rank):
+    """What a checkpoint has of both ranks' windows, what a rank takes up, and rank 0's alone."""
+    window, other = CodebookWindow(4, length=6), CodebookWindow(4, length=6)
+    window.add(torch.tensor([[0, 1, 1, 0], [3, 2]][rank]))
+    parts = gathered(window.codes())
+    other.restore(own_part(parts))
+    saved = None
+    if rank == 0:
+        with alone():  # or it would wait for the other, which does not come
+            saved = gathered(window.codes())
+    return {"parts": parts, "taken": other.codes(), "alone": saved, "none": own_part(parts[:1])}
 
 
 def together(rank, path):
@@ -101,6 +115,20 @@ def test_use_is_that_of_the_codes_of_both_ranks(ranks):
         counts, window = rank["use"]
         assert counts == pytest.approx([1.0, entropy.exp().item(), 6])
         assert window == pytest.approx([0.5, 2.0, 4])
+
+
+def test_each_rank_goes_on_from_its_own_part_of_a_checkpoint(ranks):
+    want = [[1, 1, 0], [-1, 3, 2]]
+    for rank, kept in enumerate(each["kept"] for each in ranks):
+        assert [part.tolist() for part in kept["parts"]] == want
+        assert kept["taken"].tolist() == want[rank]
+    assert [part.tolist() for part in ranks[0]["kept"]["alone"]] == want[:1]
+
+
+def test_the_part_of_another_number_of_ranks_is_shared(ranks):
+    assert [each["kept"]["none"].tolist() for each in ranks] == [[1, 0], [1]]
+    parts = [torch.tensor([0, 1]), torch.tensor([2])]
+    assert own_part(parts).tolist() == [0, 1, 2]
 
 
 def find_clusters(rank, world, path):
