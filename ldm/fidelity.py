@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from ldm.nets.precision import without_autocast
 from ldm.tensor import mean_flat
 
-__all__ = ["SSIM_WINDOW", "psnr", "sharpness", "ssim"]
+__all__ = ["SSIM_WINDOW", "detail", "psnr", "ssim"]
 
 SSIM_WINDOW = 11  # pixels of the Gaussian window along one side
 _SSIM_SIGMA = 1.5  # its standard deviation in pixels
@@ -67,27 +67,20 @@ def ssim(images: Tensor, reconstructions: Tensor) -> Tensor:
     return similarity.reshape(len(images))
 
 
-def sharpness(images: Tensor, reconstructions: Tensor) -> Tensor:
-    """Fine detail of reconstructions over that of their images, (B,), without a unit.
+def detail(images: Tensor) -> Tensor:
+    """How much fine detail images have, (B,), in their units, right or wrong.
 
-    Detail is the mean of |4 x - left - right - above - below|, the discrete Laplacian, over the
-    channels and the pixels off the border. Below 1 a reconstruction is blurred; above 1 it has
-    detail that the image has not, such as noise. It says how much detail there is, not whether it
-    is right.
+    The mean of |4 x - left - right - above - below|, the discrete Laplacian, over the channels and
+    the pixels off the border.
 
-    images, reconstructions: (B, C, H, W) in [-1, 1], H and W at least 3.
-    Raises ValueError when the shapes differ.
+    images: (B, C, H, W), clamped to [-1, 1] first, H and W at least 3.
     """
-    _require_pairs(images, reconstructions)
-    with without_autocast(images):
-        made, given = _detail(reconstructions.float().clamp(-1, 1)), _detail(images.float())
-    return made / given.clamp_min(1e-4)  # an image without any edge: a fiftieth of a grey level
-
-
-def _detail(x: Tensor) -> Tensor:
+    x = images.float().clamp(-1, 1)
     kernel = x.new_tensor([[0.0, -1.0, 0.0], [-1.0, 4.0, -1.0], [0.0, -1.0, 0.0]])
     planes = x.flatten(0, 1)[:, None]  # (B C, 1, H, W)
-    return F.conv2d(planes, kernel[None, None]).abs().view(*x.shape[:2], -1).mean(dim=(1, 2))
+    with without_autocast(images):
+        edges = F.conv2d(planes, kernel[None, None])
+    return edges.abs().view(*x.shape[:2], -1).mean(dim=(1, 2))
 
 
 def _require_pairs(images: Tensor, reconstructions: Tensor) -> None:

@@ -31,7 +31,7 @@ from ldm.models.first_stage_step import (
     generator_gradients,
     shared_gradients,
 )
-from ldm.models.first_stage_validation import measures
+from ldm.models.first_stage_validation import Sharpness, measures
 from ldm.models.logging import log_is_due
 from ldm.models.optim import (
     average_gradients,
@@ -49,6 +49,7 @@ Batch = Mapping[str, Any]
 GENERATOR, DISCRIMINATOR = 0, 1
 PLAYERS = ("autoencoder", "discriminator")
 PRECISIONS = ("32-true", "bf16-mixed")
+SPLITS = ("val", "val_ema", "test", "test_ema")
 
 
 class FirstStageModule(pl.LightningModule, ABC):
@@ -88,6 +89,7 @@ class FirstStageModule(pl.LightningModule, ABC):
         self.monitor: str | None = self.options["monitor"]
         self.equivariance: Equivariance | None = self.options["equivariance"]
         self.model_ema: EMA | None = None
+        self.sharpness: Any = nn.ModuleDict({split: Sharpness() for split in SPLITS})
         self._held: list[MicroBatch] = []
         if labels := self.options["colorize_nlabels"]:
             colors = torch.randn(3, labels, 1, 1, generator=torch.Generator().manual_seed(0))
@@ -366,9 +368,13 @@ class FirstStageModule(pl.LightningModule, ABC):
 
     def _evaluate(self, batch: Batch, split: str) -> None:
         images = self.get_input(batch)
-        metrics = self._measures(images, self.autoencode(images, None))
+        made = self.autoencode(images, None)
+        measured = self._measures(images, made).items()
+        logged: dict[str, Any] = {f"{split}/{name}": v.float().mean() for name, v in measured}
+        self.sharpness[split].update(images, made.reconstruction)
+        logged[f"{split}/sharpness"] = self.sharpness[split]  # Lightning computes and resets it
         self.log_dict(
-            {f"{split}/{name}": value.float().mean() for name, value in metrics.items()},
+            logged,
             batch_size=len(images),
             on_step=False,
             on_epoch=True,
@@ -377,4 +383,4 @@ class FirstStageModule(pl.LightningModule, ABC):
 
     def _measures(self, images: Tensor, made: Autoencoded) -> dict[str, Tensor]:
         """What validation logs, by name."""
-        return measures(self.loss, images, made, self.trainer.global_step)
+        return measures(self.loss, images, made=made, step=self.trainer.global_step)

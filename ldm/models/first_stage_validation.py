@@ -2,21 +2,49 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
+from torchmetrics import Metric
 
-from ldm.fidelity import SSIM_WINDOW, psnr, sharpness, ssim
+from ldm.fidelity import SSIM_WINDOW, detail, psnr, ssim
 from ldm.losses.autoencoder import FirstStageLoss
 from ldm.models.first_stage_step import Autoencoded
 
-__all__ = ["latent_moments", "measures"]
+__all__ = ["Sharpness", "latent_moments", "measures"]
 
 MAX_CHANNELS = 16  # that are logged one by one
 
 
+class Sharpness(Metric):
+    """Fine detail of all reconstructions over that of all their images, without a unit.
+
+    Below 1 reconstructions are blurred; above 1 they have detail that the images have not, such as
+    noise. It is a ratio of sums over all batches and ranks, so an image counts by its own detail,
+    and one that is blank decides nothing. Where all are blank there is no such ratio: inf or nan.
+    """
+
+    made: Tensor
+    given: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("made", "given"):
+            self.add_state(name, torch.zeros(()), dist_reduce_fx="sum")
+
+    def update(self, images: Tensor, reconstructions: Tensor) -> None:
+        """Add images and their reconstructions, (B, C, H, W), in [-1, 1] as far as they count."""
+        self.made = self.made + detail(reconstructions).sum()
+        self.given = self.given + detail(images).sum()
+
+    def compute(self) -> Tensor:
+        """The ratio so far, 0-d."""
+        return self.made / self.given
+
+
 def measures(
-    loss: FirstStageLoss, images: Tensor, made: Autoencoded, step: int
+    loss: FirstStageLoss, images: Tensor, *, made: Autoencoded, step: int
 ) -> dict[str, Tensor]:
-    """Parts of the loss, PSNR in dB, sharpness, SSIM, LPIPS, moments of latents; (B,), (1,) or 0-d.
+    """Parts of the loss, PSNR in dB, SSIM, LPIPS, moments of latents; (B,), (1,) or 0-d.
 
     LPIPS, without its weight, is there when the loss has it; SSIM from 11 pixels on.
     images: (B, C, H, W) in [-1, 1].  step: optimizer step, which decides whether there is a game.
@@ -26,7 +54,6 @@ def measures(
     total = nll.total + cost.total
     metrics = nll.parts | cost.parts | {"total_loss": total, "aeloss": total}
     metrics["psnr"] = psnr(images, made.reconstruction)
-    metrics["sharpness"] = sharpness(images, made.reconstruction)
     if min(images.shape[-2:]) >= SSIM_WINDOW:
         metrics["ssim"] = ssim(images, made.reconstruction)
     if loss.perceptual_loss is not None:
