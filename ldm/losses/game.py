@@ -61,7 +61,7 @@ class AdversarialGame(nn.Module):
     """
 
     discriminator: NLayerDiscriminator
-    num_unbalanced: Tensor  # (), steps since this start whose game had no finite gradient
+    num_unbalanced: Tensor  # (), steps whose game had no finite gradient
 
     def __init__(
         self,

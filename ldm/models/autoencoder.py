@@ -25,6 +25,7 @@ from ldm.models.logging import log_is_due
 from ldm.nets.codebook_window import CodebookCounts, CodebookWindow, count_codes
 from ldm.nets.quantizer import Quantizer, VectorQuantizer
 from ldm.ranges import Positive
+from ldm.ranks import gathered, own_part
 
 __all__ = ["AutoencoderKL", "IdentityFirstStage", "VQModel", "VQModelInterface"]
 
@@ -192,9 +193,16 @@ class VQModel(FirstStageModule):
         transform: Transform | None = None,
         stream: str = "posterior",
     ) -> Autoencoded:
-        """Reconstruct the quantised latents; nothing is drawn."""
-        prequant = self.encode_to_prequant(images)
-        quant, loss, (_, _, codes) = self.quantize(prequant)
+        """Reconstruct the quantised latents; in a training pass the window takes in their codes.
+
+        A quantizer that draws its codes does so by the numbers of the stream; no other draws
+        anything, but that `remap` with `unknown_index: random` numbers the codes that are not in
+        use by torch's global generator, as published.
+        """
+        prequant, noise = self.encode_to_prequant(images), None
+        if draws is not None and (shape := self.quantize.noise_shape(prequant)) is not None:
+            noise = draws.normal(shape, stream)
+        quant, loss, (_, _, codes) = self.quantize(prequant, noise)
         if self.quantize.learns_from(prequant):
             self._window.add(codes)
         decoded = self._decode(quant if transform is None else transform.of_latents(quant))
@@ -214,12 +222,28 @@ class VQModel(FirstStageModule):
         return image
 
     def _move_players(self, batches: Sequence[MicroBatch], step: int) -> dict[str, Tensor]:
-        self.quantize.begin_step(step)
+        self.quantize.begin_step(step, self.seed)
         metrics = super()._move_players(batches, step)
         self.quantize.end_step()
         if log_is_due(self.trainer, step) and (use := self._window.use()) is not None:
             metrics |= {"codebook_usage": use.usage, "codebook_perplexity": use.perplexity}
         return metrics
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the last codes as well, and latents that wait for k-means, of all ranks."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["first_stage"] |= {
+            "codes": gathered(self._window.codes()),
+            "latents": gathered(self.quantize.collected()),
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take them up again."""
+        super().on_load_checkpoint(checkpoint)
+        kept = checkpoint.get("first_stage", {})
+        if "codes" in kept:
+            self._window.restore(own_part(kept["codes"]))
+            self.quantize.restore_collected(own_part(kept["latents"]))
 
     def on_validation_epoch_start(self) -> None:
         """Begin to count codes."""

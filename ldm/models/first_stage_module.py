@@ -347,6 +347,19 @@ class FirstStageModule(pl.LightningModule, ABC):
             # Lightning also logs after batches that are held, and would date the old values anew
             self.log("step", float(step), batch_size=batch_size)
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what a resumed run needs beside weights and optimizers; every rank calls this.
+
+        No buffers, as their names would be in the state dict, whose names are published.
+        """
+        checkpoint["first_stage"] = {"num_unbalanced": self.loss.num_unbalanced.cpu()}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take up what a checkpoint has of it; others, such as the release's, have none."""
+        kept = checkpoint.get("first_stage", {})
+        if "num_unbalanced" in kept and isinstance(self.loss, FirstStageLoss):
+            self.loss.num_unbalanced.copy_(kept["num_unbalanced"])
+
     # validation
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:

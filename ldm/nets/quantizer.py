@@ -16,9 +16,16 @@ from ldm.nets.quantizer_base import (
     rotated,
     straight_through,
 )
-from ldm.nets.quantizer_cures import KMeansInit, Restart, gathered_sample, k_means
+from ldm.nets.quantizer_cures import (
+    KMeansInit,
+    Restart,
+    gathered_sample,
+    k_means,
+    step_generator,
+)
 from ldm.ranges import Positive, Weight
 from ldm.ranks import sum_over_ranks, world_size
+from ldm.tensor import sent_to
 
 __all__ = ["CodebookQuantizer", "Quantization", "Quantizer", "VectorQuantizer"]
 
@@ -62,10 +69,12 @@ class CodebookQuantizer(Quantizer):
         # as a Python value: reading a tensor of the device would wait for it
         self._collects = self.kmeans_init is not None
         self.register_load_state_dict_post_hook(_read_flag)  # type: ignore[no-untyped-call]
+        self._step, self._seed = 0, 0
         # of this step's passes; no buffers, as those of one rank would overwrite the others'
         self._counts: Tensor | None = None
         self._latents: list[Tensor] = []
         self._squares: Tensor | None = None  # (N,), from the last latents to their codes
+        self._collected: Tensor | None = None  # of the steps before, for `kmeans_init`
 
     @property
     @abstractmethod
@@ -92,7 +101,8 @@ class CodebookQuantizer(Quantizer):
         q = self._lookup(indices)
         loss = self._loss(z, q)
         if self.learns_from(z):
-            self._observe(z.detach().reshape(-1, self.e_dim), indices.flatten())
+            vectors, codes = (v.detach().reshape(-1, self.e_dim) for v in (z, q))
+            self._observe(vectors, indices.flatten(), codes)
         return (rotated if self.rotation else straight_through)(z, q), loss, indices
 
     def _entries(self, indices: Tensor) -> Tensor:
@@ -107,8 +117,12 @@ class CodebookQuantizer(Quantizer):
         """What is stored at places in the codebook: (...) to (..., d)."""
         return F.embedding(indices, self._codebook)
 
-    def _observe(self, z: Tensor, indices: Tensor) -> None:
-        """Keep of a pass what `end_step` needs: latents (N, d), indices (N,)."""
+    def begin_step(self, step: int, seed: int = 0) -> None:
+        """Take note of what the cures' random numbers are a function of."""
+        self._step, self._seed = step, seed
+
+    def _observe(self, z: Tensor, indices: Tensor, codes: Tensor) -> None:
+        """Keep of a pass what `end_step` needs: latents and their codes (N, d), indices (N,)."""
         if self._collects:
             self._latents.append(z)
         elif self.restart is not None:
@@ -116,7 +130,7 @@ class CodebookQuantizer(Quantizer):
             counts.index_add_(0, indices, torch.ones_like(z[:, 0]))
             self._counts = counts if self._counts is None else self._counts + counts
             self._latents = [z]
-            self._squares = (z - self._lookup(indices).detach()).square().sum(dim=1)
+            self._squares = (z - codes).square().sum(dim=1)
 
     @torch.no_grad()
     def end_step(self) -> None:
@@ -127,7 +141,12 @@ class CodebookQuantizer(Quantizer):
             self._initialize()
         elif self.restart is not None and self._counts is not None:
             dead = self.restart.dead(self.usage, sum_over_ranks(self._counts))
-            sample = gathered_sample(self._latents[0], self.num_codes, self._squares)
+            sample = gathered_sample(
+                self._latents[0],
+                self.num_codes,
+                generator=step_generator(self._seed, self._step),
+                weights=self._squares,
+            )
             # the first dead code takes the first of the sample
             self._replace(sample[(dead.cumsum(0) - 1).clamp_min(0)], dead)
             self._counts, self._latents = None, []
@@ -136,28 +155,40 @@ class CodebookQuantizer(Quantizer):
         """Put new codes (K, d) in the place of some, which (K,) bool."""
         self._codebook.copy_(torch.where(which[:, None], codes, self._codebook))
 
+    def collected(self) -> Tensor:
+        """Latents (N, d) of this rank that k-means waits for more of; none once it has been."""
+        return super().collected() if self._collected is None else self._collected
+
+    def restore_collected(self, latents: Tensor) -> None:
+        """Keep what `collected` gave, and nothing else."""
+        self._collected = latents if self._collects and len(latents) else None
+
     def _initialize(self) -> None:
         assert self.kmeans_init is not None
+        if self._collected is not None:
+            self._latents.insert(0, sent_to(self._collected, self._latents[0].device))
         latents = torch.cat(self._latents)
         needed = self.kmeans_init.latents_per_code * self.num_codes
         found = len(latents)
-        if world_size() > 1:  # the one time that the device is waited for
+        if world_size() > 1:  # which waits for the device, in each step that collects
             found = int(sum_over_ranks(torch.tensor(found, device=latents.device)))
         if found < needed:
-            self._latents = [latents]
+            self._collected, self._latents = latents, []
             return
-        sample = gathered_sample(latents, needed)
+        generator = step_generator(self._seed, self._step)
+        sample = gathered_sample(latents, needed, generator=generator)
         centres = k_means(
             sample,
             self.num_codes,
+            generator=generator,
             iterations=self.kmeans_init.iterations,
             on_sphere=self.l2_norm,
         )
-        if world_size() > 1:  # the draws of each rank are its own
+        if world_size() > 1:  # each rank has drawn for itself
             distributed.broadcast(centres, src=0)
         self._replace(centres, torch.ones_like(centres[:, 0], dtype=torch.bool))
         self.is_initialized.fill_(True)
-        self._collects, self._latents = False, []
+        self._collects, self._collected, self._latents = False, None, []
 
 
 def _read_flag(quantizer: CodebookQuantizer, _: object) -> None:

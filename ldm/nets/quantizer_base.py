@@ -42,18 +42,22 @@ class Quantizer(nn.Module, ABC):
         """How many different indices there are."""
         return self.num_codes
 
-    def forward(self, z: Tensor) -> Quantization:
+    def forward(self, z: Tensor, noise: Tensor | None = None) -> Quantization:
         """z: (B, e_dim, h, w), of any precision; distances and sums are taken in float32.
+
+        noise: standard normal numbers (B, *noise_shape(z)), for a quantizer that draws its codes.
 
         Returns the quantized z, with a gradient to z; the loss (); and (None, None, indices),
         indices (B h w,) in that order, or (B, h, w).
-        Raises ValueError for another width.
+        Raises ValueError for another width, and for noise that is not asked for.
         """
         if z.shape[1] != self.e_dim:
             raise ValueError(f"latents have {z.shape[1]} channels, the codes have {self.e_dim}")
         # in half precision neighbouring codes would be confused
         with without_autocast(z):
-            q, loss, indices = self._quantize(z.permute(0, 2, 3, 1).float())
+            vectors = z.permute(0, 2, 3, 1).float()
+            made = self._quantize(vectors) if noise is None else self._draw(vectors, noise)
+        q, loss, indices = made
         q = q.permute(0, 3, 1, 2).contiguous().to(z.dtype)
         return q, loss, (None, None, indices if self.sane_index_shape else indices.flatten())
 
@@ -69,12 +73,27 @@ class Quantizer(nn.Module, ABC):
             return codes
         return codes.reshape(shape).permute(0, 3, 1, 2).contiguous()
 
-    def begin_step(self, step: int) -> None:
-        """What depends on the optimizer step, counted from 0."""
+    def noise_shape(self, z: Tensor) -> tuple[int, ...] | None:
+        """Shape, without B, of the noise that a pass of these latents draws codes by; None if none.
+
+        Without that noise, too, nothing is drawn.
+        """
+        return None
+
+    def begin_step(self, step: int, seed: int = 0) -> None:
+        """What depends on the optimizer step, counted from 0, and on the seed of the run."""
         return
 
     def end_step(self) -> None:
         """Learn from this step's passes what no gradient teaches; every rank calls this."""
+        return
+
+    def collected(self) -> Tensor:
+        """Latents (N, d) of this rank that were kept for a later step, and are in no state dict."""
+        return torch.empty(0, self.e_dim)
+
+    def restore_collected(self, latents: Tensor) -> None:
+        """Keep what `collected` gave, and nothing else."""
         return
 
     def learns_from(self, z: Tensor) -> bool:
@@ -84,6 +103,10 @@ class Quantizer(nn.Module, ABC):
     @abstractmethod
     def _quantize(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Of z (B, h, w, d) float32: quantized z, loss (), indices (B, h, w)."""
+
+    def _draw(self, z: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The same, by noise."""
+        raise ValueError(f"{type(self).__name__} draws nothing in this mode, but got noise")
 
     @abstractmethod
     def _entries(self, indices: Tensor) -> Tensor:

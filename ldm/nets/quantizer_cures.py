@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from hashlib import blake2b
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor
 from torch.nn import functional as F
 
 from ldm.nets.precision import without_autocast
 from ldm.nets.quantizer_base import nearest_codes
 from ldm.ranges import Positive, Weight
-from ldm.ranks import sum_over_ranks, world_size
+from ldm.ranks import rank, sum_over_ranks, world_size
+from ldm.tensor import sent_to
 
-__all__ = ["KMeansInit", "Restart", "gathered_sample", "k_means", "sums_by_code"]
+__all__ = [
+    "KMeansInit",
+    "Restart",
+    "gathered_sample",
+    "k_means",
+    "step_generator",
+    "sums_by_code",
+]
 
 
 @dataclass(frozen=True)
@@ -23,7 +32,6 @@ class KMeansInit:
     latents_per_code: latents of all ranks that are collected, over as many steps as it takes,
     before k-means replaces the codebook; the steps until then have the one it was made with.
     iterations: of Lloyd's algorithm.
-    A training that stops while it collects begins to collect anew when it goes on.
     """
 
     latents_per_code: Positive = 8
@@ -79,27 +87,45 @@ def sums_by_code(z: Tensor, indices: Tensor, num_codes: int) -> tuple[Tensor, Te
     return counts, sums.index_put_((indices,), z, accumulate=True)
 
 
-def gathered_sample(latents: Tensor, count: int, weights: Tensor | None = None) -> Tensor:
+def step_generator(seed: int, step: int) -> torch.Generator:
+    """What the cures draw from in an optimizer step: a CPU generator of each rank's own.
+
+    So a codebook does not depend on what the process drew before, only on which latents each rank
+    has to offer.
+    """
+    digest = blake2b(repr((seed, step, rank())).encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest) >> 1)
+
+
+def gathered_sample(
+    latents: Tensor, count: int, *, generator: torch.Generator, weights: Tensor | None = None
+) -> Tensor:
     """Random latents of all ranks, the same on each: (N, d) to (count, d).
 
-    Each row comes from the rank whose turn it is, drawn with torch's global generator, one after
-    the other in proportion to `weights` (N,), by default all alike. None is repeated before all of
-    its rank were drawn. Every rank calls this.
+    Each row comes from the rank whose turn it is, drawn one after the other in proportion to
+    `weights` (N,), by default all alike. None is repeated before all of its rank were drawn. Every
+    rank calls this.
     """
-    size = world_size()
-    rank = distributed.get_rank() if size > 1 else 0
-    own = len(range(rank, count, size))
+    size, first = world_size(), rank()
+    own = len(range(first, count, size))
     # a race: the first of exponential clocks of these rates
-    time = -torch.rand(len(latents), device=latents.device, dtype=torch.float64).log()
+    time = -_uniform(len(latents), generator, latents.device).log()
     order = (time if weights is None else time / weights).argsort(stable=True)
     rows = order.repeat(-(-own // len(order)))[:own]
     sample = latents.new_zeros(count, latents.shape[1])
-    sample[rank::size] = latents[rows]
+    sample[first::size] = latents[rows]
     return sum_over_ranks(sample)
 
 
 @torch.no_grad()
-def k_means(latents: Tensor, num_codes: int, *, iterations: int, on_sphere: bool = False) -> Tensor:
+def k_means(
+    latents: Tensor,
+    num_codes: int,
+    *,
+    generator: torch.Generator,
+    iterations: int,
+    on_sphere: bool = False,
+) -> Tensor:
     """Centres of `num_codes` clusters: (N, d) to (K, d), float32.
 
     Lloyd's algorithm from a start by k-means++ (Arthur and Vassilvitskii 2007): each next centre is
@@ -109,7 +135,7 @@ def k_means(latents: Tensor, num_codes: int, *, iterations: int, on_sphere: bool
     """
     latents = latents.float()
     with without_autocast(latents):
-        centres = _spread(latents, num_codes)
+        centres = _spread(latents, num_codes, generator)
         for _ in range(iterations):
             counts, sums = sums_by_code(latents, nearest_codes(latents, centres), num_codes)
             means = sums / counts.clamp_min(1)[:, None]
@@ -119,9 +145,9 @@ def k_means(latents: Tensor, num_codes: int, *, iterations: int, on_sphere: bool
     return centres
 
 
-def _spread(latents: Tensor, num_codes: int) -> Tensor:
+def _spread(latents: Tensor, num_codes: int, generator: torch.Generator) -> Tensor:
     """K latents far from each other, the start of k-means++."""
-    uniform = torch.rand(num_codes, device=latents.device, dtype=torch.float64)
+    uniform = _uniform(num_codes, generator, latents.device)
     rows = torch.empty(num_codes, device=latents.device, dtype=torch.int64)
     distance = latents.new_ones(len(latents), dtype=torch.float64)
     for number in range(num_codes):
@@ -133,3 +159,8 @@ def _spread(latents: Tensor, num_codes: int) -> Tensor:
         square = (latents - latents.index_select(0, row)).square().sum(dim=1).double()
         distance = square if number == 0 else torch.minimum(distance, square)
     return latents[rows]
+
+
+def _uniform(count: int, generator: torch.Generator, device: torch.device) -> Tensor:
+    """Numbers in [0, 1), float64, the same on any device, which is not waited for."""
+    return sent_to(torch.rand(count, generator=generator, dtype=torch.float64), device)

@@ -79,8 +79,8 @@ class EMAVectorQuantizer(CodebookQuantizer):
     def _loss(self, z: Tensor, q: Tensor) -> Tensor:
         return self.beta * (q.detach() - z).square().mean()
 
-    def _observe(self, z: Tensor, indices: Tensor) -> None:
-        super()._observe(z, indices)
+    def _observe(self, z: Tensor, indices: Tensor, codes: Tensor) -> None:
+        super()._observe(z, indices, codes)
         if not self._collects:
             counts, sums = sums_by_code(z, indices, self.num_codes)
             moments = torch.cat([counts[:, None], sums], dim=1)

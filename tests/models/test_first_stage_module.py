@@ -157,6 +157,16 @@ def test_resumed_run_equals_the_uninterrupted_one_bit_for_bit(kind, tmp_path):
         assert torch.equal(resumed.state_dict()[name], value), name
 
 
+def test_steps_without_balance_are_still_counted_after_a_resume(tmp_path):
+    model, other, published = tiny_kl(), tiny_kl(), {"state_dict": {}}
+    model.loss.balance(torch.tensor([torch.nan]), torch.ones(1))
+    checkpoint = {}
+    model.on_save_checkpoint(checkpoint)
+    for given in (checkpoint, published):
+        other.on_load_checkpoint(given)
+        assert other.loss.num_unbalanced == 1
+
+
 # noise
 
 

@@ -1,9 +1,12 @@
 """A VQ first stage with any quantizer: options, training, measures of its codebook."""
 
+import copy
+
 import pytest
 import torch
 
 from ldm.config import ConfigError
+from ldm.diffusion.draws import KeyedDraws
 from ldm.models.autoencoder import VQModelInterface
 from ldm.nets.quantizer import VectorQuantizer
 from ldm.nets.quantizer_ema import EMAVectorQuantizer
@@ -134,30 +137,52 @@ def test_diffusion_quantizes_with_it_when_it_decodes():
 # training
 
 
+def collecting():
+    """K-means waits for the latents of five of the eight steps."""
+    config = copy.deepcopy(CONFIGS["ema"])
+    config["params"]["kmeans_init"]["params"]["latents_per_code"] = 40
+    return config
+
+
 @pytest.mark.slow
-@EACH
+@pytest.mark.parametrize("name", [*CONFIGS, "ema, collecting"])
 def test_resumed_run_equals_the_uninterrupted_one(name, tmp_path):
     def fit(max_epochs, **fit_arguments):
-        model = model_with(name, {"disc_start": 2}, use_ema=True)
+        torch.manual_seed(0)
+        config = collecting() if name == "ema, collecting" else CONFIGS[name]
+        model = tiny_vq({"disc_start": 2}, quantizer_config=config, use_ema=True)
         model.learning_rate = 1e-3
-        run = trainer(tmp_path, max_epochs=max_epochs, callbacks=[Seeded()])
+        run = trainer(tmp_path, max_epochs=max_epochs)
+        torch.manual_seed(len(fit_arguments))  # nothing is drawn from this generator
         run.fit(model, loader(), **fit_arguments)
         return run, model
 
     _, whole = fit(max_epochs=2)
-    run, _ = fit(max_epochs=1)
+    run, half = fit(max_epochs=1)
     run.save_checkpoint(tmp_path / "half.ckpt")
-    _, resumed = fit(max_epochs=2, ckpt_path=tmp_path / "half.ckpt")
+    again, resumed = fit(max_epochs=2, ckpt_path=tmp_path / "half.ckpt")
+    assert again.global_step == 8
     for key, value in whole.state_dict().items():
         assert torch.equal(resumed.state_dict()[key], value), key
-    if name == "ema":
+    assert torch.equal(resumed._window.codes(), whole._window.codes())
+    if name.startswith("ema"):  # on either side of the initialization
+        assert bool(half.quantize.is_initialized) == (name == "ema")
         assert whole.quantize.is_initialized
 
 
-def Seeded():
-    from ldm.callbacks.run import SeededSteps
+def test_drawn_codes_of_an_image_do_not_depend_on_its_batch():
+    model = model_with("gumbel")
+    images = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(1))
 
-    return SeededSteps(5)
+    def codes(rows, **place):
+        draws = KeyedDraws(rows, **{"seed": 1, "step": 2} | place)
+        return model.autoencode(images[rows], draws).codes.view(len(rows), -1)
+
+    together = codes([0, 1, 2])
+    assert torch.equal(codes([1])[0], together[1])
+    assert not torch.equal(codes([0, 1, 2], step=3), together)
+    likely = [model.autoencode(images, None).codes for _ in range(2)]
+    assert torch.equal(*likely)
 
 
 @pytest.mark.slow

@@ -57,11 +57,19 @@ def rows(x):
     return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
 
 
+def noise(quantizer, z, seed=0):
+    """What a pass of these latents draws codes by, if it does."""
+    shape = quantizer.noise_shape(z)
+    if shape is None:
+        return None
+    return torch.randn(len(z), *shape, generator=torch.Generator().manual_seed(seed))
+
+
 def train(quantizer, batches, optimizer=None, step=0):
     """One optimizer step of a quantizer alone: to its loss, and what it learns without one."""
     quantizer.train().begin_step(step)
-    for z in batches:
-        loss = quantizer(z)[1]
+    for number, z in enumerate(batches):
+        loss = quantizer(z, noise(quantizer, z, seed=100 * step + number))[1]
         if optimizer is not None:
             (loss / len(batches)).backward()
     if optimizer is not None:

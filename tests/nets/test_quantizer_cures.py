@@ -11,12 +11,17 @@ from ldm.nets.quantizer_cures import (
     Restart,
     gathered_sample,
     k_means,
+    step_generator,
     sums_by_code,
 )
 from ldm.nets.quantizer_ema import EMAVectorQuantizer
 from tests.nets.quantizers import latents, rows, train
 
 BOTH = pytest.mark.parametrize("cls", [VectorQuantizer, EMAVectorQuantizer])
+
+
+def generator():
+    return torch.Generator().manual_seed(0)
 
 
 def clusters(centres, each=20, spread=0.01):
@@ -40,7 +45,8 @@ def test_k_means_finds_separated_clusters(on_sphere):
     centres = 10 * torch.randn(8, 3)
     if on_sphere:
         centres = torch.nn.functional.normalize(torch.cat([torch.eye(3), -torch.eye(3)]), dim=1)
-    found = k_means(clusters(centres), len(centres), iterations=5, on_sphere=on_sphere)
+    points, count = clusters(centres), len(centres)
+    found = k_means(points, count, generator=generator(), iterations=5, on_sphere=on_sphere)
     assert distances_to_nearest(centres, found).max() < 0.02
     assert distances_to_nearest(found, centres).max() < 0.02
     if on_sphere:
@@ -50,7 +56,7 @@ def test_k_means_finds_separated_clusters(on_sphere):
 def test_k_means_ends_at_the_means_of_its_clusters():
     torch.manual_seed(0)
     points = torch.randn(200, 2)
-    found = k_means(points, 5, iterations=100)
+    found = k_means(points, 5, generator=generator(), iterations=100)
     nearest = torch.cdist(points, found).argmin(dim=1)
     for number, centre in enumerate(found):
         torch.testing.assert_close(centre, points[nearest == number].mean(dim=0))
@@ -58,7 +64,7 @@ def test_k_means_ends_at_the_means_of_its_clusters():
 
 def test_k_means_of_fewer_points_than_centres_stays_among_them():
     points = torch.tensor([[0.0, 1.0], [2.0, 3.0]])
-    found = k_means(points, 4, iterations=2)
+    found = k_means(points, 4, generator=generator(), iterations=2)
     assert {tuple(row) for row in found.tolist()} == {(0.0, 1.0), (2.0, 3.0)}
 
 
@@ -71,10 +77,35 @@ def test_sums_and_counts_are_those_of_each_code():
 
 def test_a_sample_repeats_no_latent_unless_it_must():
     points = torch.arange(10.0)[:, None]
-    assert len(gathered_sample(points, 10).unique()) == 10
-    few = gathered_sample(points[:3], 50)
+    assert len(gathered_sample(points, 10, generator=generator()).unique()) == 10
+    few = gathered_sample(points[:3], 50, generator=generator())
     assert few.shape == (50, 1)
     assert set(few.flatten().tolist()) <= {0.0, 1.0, 2.0}
+
+
+def test_random_numbers_are_a_function_of_seed_and_step():
+    places = [(0, 1), (0, 1), (0, 2), (1, 1)]
+    numbers = [torch.rand(2, generator=step_generator(*place)).tolist() for place in places]
+    assert numbers[0] == numbers[1]
+    assert len({tuple(pair) for pair in numbers}) == 3
+
+
+@BOTH
+@pytest.mark.parametrize("cure", ["restart", "kmeans_init"])
+def test_cures_draw_by_the_seed_that_a_step_begins_with(cls, cure):
+    codes = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(0)
+        cures = {"restart": Restart(threshold=0.5, memory=1)}
+        if cure == "kmeans_init":
+            cures = {"kmeans_init": KMeansInit(latents_per_code=2)}
+        quantizer = cls(12, 3, **cures).train()
+        quantizer.begin_step(0, seed)
+        quantizer(latents())
+        quantizer.end_step()
+        codes.append(quantizer.codes())
+    assert torch.equal(codes[0], codes[1])
+    assert not torch.equal(codes[0], codes[2])
 
 
 @BOTH
@@ -97,6 +128,26 @@ def test_codebook_starts_at_the_centres_of_enough_latents(cls):
 
 
 @BOTH
+def test_latents_collected_before_go_on_to_k_means(cls):
+    quantizers = [
+        (torch.manual_seed(0), cls(6, 3, kmeans_init=KMeansInit(latents_per_code=20)))[1]
+        for _ in range(3)
+    ]
+    whole, half, other = quantizers
+    for quantizer in (whole, half):
+        train(quantizer, [latents(1)], step=0)
+    other.load_state_dict(half.state_dict())
+    other.restore_collected(half.collected())
+    assert len(other.collected()) == 40
+    for step in (1, 2):
+        for quantizer in (whole, other):
+            train(quantizer, [latents(step + 1)], step=step)
+    assert whole.is_initialized
+    assert torch.equal(other.codes(), whole.codes())
+    assert len(whole.collected()) == 0
+
+
+@BOTH
 def test_a_loaded_codebook_is_not_initialized_again(cls):
     torch.manual_seed(0)
     source = cls(6, 3, kmeans_init=KMeansInit(latents_per_code=1))
@@ -109,9 +160,10 @@ def test_a_loaded_codebook_is_not_initialized_again(cls):
 
 
 def test_a_sample_by_weights_begins_with_the_heavy_ones():
-    torch.manual_seed(0)
     points, weights = torch.arange(4.0)[:, None], torch.tensor([0.0, 1.0, 2.0, 5.0])
-    drawn = torch.stack([gathered_sample(points, 4, weights).flatten() for _ in range(4000)])
+    numbers = generator()
+    samples = [gathered_sample(points, 4, generator=numbers, weights=weights) for _ in range(4000)]
+    drawn = torch.stack(samples)[:, :, 0]
     assert (drawn.sort(dim=1).values == torch.arange(4.0)).all()  # each once
     assert (drawn[:, 3] == 0).all()  # without weight: when there is no other
     share = torch.bincount(drawn[:, 0].long(), minlength=4) / 4000

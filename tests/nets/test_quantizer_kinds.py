@@ -8,9 +8,9 @@ import torch
 
 from ldm.nets.quantizer_ema import EMAVectorQuantizer
 from ldm.nets.quantizer_fsq import FSQ
-from ldm.nets.quantizer_gumbel import CosineAnnealing, GumbelQuantizer
+from ldm.nets.quantizer_gumbel import CosineAnnealing, GumbelQuantizer, to_gumbel
 from ldm.nets.quantizer_simvq import SimVQ
-from tests.nets.quantizers import D, K, latents, rows, train
+from tests.nets.quantizers import D, K, latents, noise, rows, train
 
 # moving averages
 
@@ -195,35 +195,53 @@ def test_codes_are_drawn_with_the_probabilities_of_their_logits():
     torch.manual_seed(0)
     quantizer = GumbelQuantizer(4, 2).train()
     z = torch.tensor([0.5, -1.0]).view(1, 2, 1, 1).expand(1, 2, 200, 200)
-    codes = quantizer(z)[2][2]
+    codes = quantizer(z, noise(quantizer, z))[2][2]
     p = quantizer.projection(torch.tensor([0.5, -1.0])).softmax(dim=0)
     shares = torch.bincount(codes, minlength=4) / len(codes)
     deviation = (p * (1 - p) / len(codes)).sqrt()
     assert ((shares - p).abs() < 4 * deviation).all()
 
 
-def test_noise_is_that_of_the_global_generator():
+def test_gumbel_numbers_have_their_quantiles_far_out_too():
+    # P(g < x) = exp(-exp(-x)), P(n < x) = Phi(x)
+    normal = torch.tensor([-5.0, -1.0, 0.0, 1.0, 5.0])
+    want = -torch.log(-torch.special.log_ndtr(normal.double()))
+    assert want[2] == pytest.approx(-math.log(math.log(2)))
+    assert want[4] == pytest.approx(-math.log(2.8665157e-7), rel=1e-6)  # of the upper tail at 5
+    torch.testing.assert_close(to_gumbel(normal), want.float(), rtol=1e-5, atol=1e-6)
+
+
+def test_codes_are_those_of_the_noise_and_without_it_the_most_likely():
     torch.manual_seed(0)
-    quantizer, draws = GumbelQuantizer(K, D).train(), []
-    for seed in (1, 1, 2):
-        torch.manual_seed(seed)
-        draws.append(quantizer(latents())[2][2])
+    quantizer, z = GumbelQuantizer(K, D).train(), latents()
+    draws = [quantizer(z, noise(quantizer, z, seed))[2][2] for seed in (1, 1, 2)]
     assert torch.equal(draws[0], draws[1])
     assert not torch.equal(draws[0], draws[2])
+    quantized, _, (_, _, codes) = quantizer(z)
+    assert torch.equal(codes, quantizer.projection(rows(z)).argmax(dim=1))
+    torch.testing.assert_close(rows(quantized), quantizer.embedding.weight[codes])
 
 
 def test_hard_samples_are_codes_and_soft_ones_are_means_of_codes():
     torch.manual_seed(0)
     hard, soft = (GumbelQuantizer(K, D, straight_through=hard) for hard in (True, False))
     soft.load_state_dict(hard.state_dict())
-    results = []
+    results, z = [], latents()
     for quantizer in (hard, soft):
-        torch.manual_seed(1)
-        quantized, _, (_, _, codes) = quantizer.train()(latents())
+        quantized, _, (_, _, codes) = quantizer.train()(z, noise(quantizer, z))
         results.append((rows(quantized), codes, quantizer.get_codebook_entry(codes)))
     torch.testing.assert_close(results[0][0], results[0][2])
     assert torch.equal(results[0][1], results[1][1])  # the same draw
     assert (results[1][0] - results[1][2]).abs().max() > 0.1
+
+
+def test_sample_is_the_softmax_of_logits_with_noise_over_the_temperature():
+    torch.manual_seed(0)
+    quantizer, z = GumbelQuantizer(K, D, temperature=0.5, straight_through=False), latents()
+    normal = noise(quantizer, z)
+    logits = quantizer.projection(z.permute(0, 2, 3, 1)) + to_gumbel(normal)
+    want = (2 * logits).softmax(dim=-1) @ quantizer.embedding.weight
+    torch.testing.assert_close(quantizer(z, normal)[0], want.permute(0, 3, 1, 2))
 
 
 def test_evaluation_takes_the_largest_logit():
