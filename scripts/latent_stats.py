@@ -140,11 +140,12 @@ def _latents(
         num_workers=args.num_workers,
         collate_fn=images,
     )
+    starts = range(0, len(indices), args.batch_size)
     with tqdm(total=len(indices), unit="image") as bar:
-        for batch in loader:
+        for start, batch in zip(starts, loader, strict=True):
             given = to_image_tensor(batch.to(device))
             try:
-                z = diffused_latents(first.module, given, indices[bar.n : bar.n + len(batch)])
+                z = diffused_latents(first.module, given, indices[start : start + len(batch)])
             except ValueError as error:
                 raise ConfigError(f"{args.data}: {error}") from error
             yield z

@@ -2,11 +2,13 @@
 
 import json
 import shutil
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tqdm import tqdm
 
 from ldm.autoencoders.scaling import LatentMoments
 from ldm.autoencoders.statistics import LatentStatistics
@@ -218,6 +220,17 @@ def test_statistics_are_those_of_the_latents(runs, tmp_path):
     assert found.overall.skew == pytest.approx(float(moments.skew()), abs=1e-4)
     means = [channel.mean for channel in found.channels]
     assert means == pytest.approx(moments.mean(per_channel=True).tolist(), abs=1e-5)
+
+
+def test_statistics_do_not_depend_on_batches_or_a_bar(runs, tmp_path, monkeypatch):
+    directory, found = pictures(tmp_path / "scenes", *[(16, 16)] * 6), []
+    for size, bar in ((6, tqdm), (2, partial(tqdm, disable=True))):
+        monkeypatch.setattr("tqdm.tqdm", bar)  # as with TQDM_DISABLE=1
+        file = tmp_path / "stats.json"
+        words = [runs["kl"], "--data", directory, "--batch-size", size, "--out", file]
+        assert stats(*words) == 0
+        found.append(LatentStatistics.read(file).overall.skew)
+    assert found[1] == pytest.approx(found[0], rel=1e-5)
 
 
 def test_a_second_stage_takes_the_scale_of_the_file(runs, tmp_path):
