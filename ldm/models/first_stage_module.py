@@ -18,7 +18,6 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from ldm.config import ConfigError, build, to_plain, with_key
 from ldm.diffusion.draws import Draws, KeyedDraws
-from ldm.io.checkpoint import load_into, load_state
 from ldm.log import log
 from ldm.losses.autoencoder import FirstStageLoss
 from ldm.losses.equivariance import Equivariance, Transform
@@ -32,6 +31,7 @@ from ldm.models.first_stage_step import (
     shared_gradients,
 )
 from ldm.models.first_stage_validation import Sharpness, measures
+from ldm.models.first_stage_weights import load_first_stage
 from ldm.models.logging import log_is_due
 from ldm.models.optim import (
     average_gradients,
@@ -110,20 +110,10 @@ class FirstStageModule(pl.LightningModule, ABC):
 
         Raises ConfigError when the file is none, or is of another model.
         """
-        state = load_state(path)
-        ignored = [*ignore_keys, "loss.", "model_ema.", "colorize"]
-        load_into(self, state, ignore=ignored, source=str(path))
-        own = self.state_dict()
-        loss = {
-            name.removeprefix("loss."): value
-            for name, value in state.items()
-            if name.startswith("loss.") and not name.startswith(tuple(ignore_keys))
-            if name in own and own[name].shape == value.shape
-        }
-        self.loss.load_state_dict(loss, strict=False)
+        has_loss = load_first_stage(self, self.loss, path, ignore_keys=ignore_keys)
         if self.encoder.conv_in.weight.is_meta:  # a check, before the model is built for good
             return
-        log.info("first stage from %s%s", path, " and what fits of its loss" if loss else "")
+        log.info("first stage from %s%s", path, " and what fits of its loss" if has_loss else "")
 
     @abstractmethod
     def autoencode(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -40,7 +41,8 @@ class CodebookQuantizer(Quantizer):
     restart: see `Restart`; true is one with its defaults.
 
     With several processes all have the same codebook at any time. `usage` (K,) of `restart` and
-    `is_initialized` of `kmeans_init` are part of the state dict.
+    `is_initialized` of `kmeans_init` are part of the state dict. One without them, of a codebook
+    that was trained without these cures, will do, and k-means leaves that codebook alone.
     """
 
     usage: Tensor
@@ -68,6 +70,7 @@ class CodebookQuantizer(Quantizer):
             self.register_buffer("is_initialized", torch.zeros((), dtype=torch.bool))
         # as a Python value: reading a tensor of the device would wait for it
         self._collects = self.kmeans_init is not None
+        self.register_load_state_dict_pre_hook(_complete)  # type: ignore[no-untyped-call]
         self.register_load_state_dict_post_hook(_read_flag)  # type: ignore[no-untyped-call]
         self._step, self._seed = 0, 0
         # of this step's passes; no buffers, as those of one rank would overwrite the others'
@@ -84,6 +87,16 @@ class CodebookQuantizer(Quantizer):
     @abstractmethod
     def _loss(self, z: Tensor, q: Tensor) -> Tensor:
         """Loss () of latents and the codes in their place, both (B, h, w, d)."""
+
+    def completed(self, state: Mapping[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
+        """A state dict with this quantizer's counters; a codebook that is loaded is initialized."""
+        completed, codes = dict(state), state.get(f"{prefix}embedding.weight")
+        if codes is not None and self.restart is not None:
+            completed.setdefault(f"{prefix}usage", torch.ones(len(codes), device=codes.device))
+        if codes is not None and self.kmeans_init is not None:
+            is_initialized = torch.ones((), dtype=torch.bool, device=codes.device)
+            completed.setdefault(f"{prefix}is_initialized", is_initialized)
+        return completed
 
     def codes(self) -> Tensor:
         """The codebook as it is searched, (K, d) float32: of unit length with `l2_norm`."""
@@ -189,6 +202,12 @@ class CodebookQuantizer(Quantizer):
         self._replace(centres, torch.ones_like(centres[:, 0], dtype=torch.bool))
         self.is_initialized.fill_(True)
         self._collects, self._collected, self._latents = False, None, []
+
+
+def _complete(
+    quantizer: CodebookQuantizer, state: dict[str, Tensor], prefix: str, *_: object
+) -> None:
+    state |= quantizer.completed(state, prefix)
 
 
 def _read_flag(quantizer: CodebookQuantizer, _: object) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -87,6 +88,14 @@ class Quantizer(nn.Module, ABC):
     def end_step(self) -> None:
         """Learn from this step's passes what no gradient teaches; every rank calls this."""
         return
+
+    def completed(self, state: Mapping[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
+        """A state dict of whatever holds this quantizer under a prefix, for this one to load.
+
+        Where it has a codebook, counters that this quantizer keeps beside it and that one did not
+        are added as they are at the beginning.
+        """
+        return dict(state)
 
     def collected(self) -> Tensor:
         """Latents (N, d) of this rank that were kept for a later step, and are in no state dict."""

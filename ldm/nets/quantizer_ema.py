@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -27,7 +28,8 @@ class EMAVectorQuantizer(CodebookQuantizer):
     with N' = (N + epsilon) / (sum N + K epsilon) sum N (Laplace smoothing). A code with N below
     epsilon stays where it is, as the smoothing would draw it to the origin. At first N = 1 and
     m = e. The loss is beta |sg(q) - z|^2, averaged; the codebook has no gradient and no optimizer.
-    `embedding.weight` (K, d), `cluster_size` (K,) and `cluster_sum` (K, d) are buffers.
+    `embedding.weight` (K, d), `cluster_size` (K,) and `cluster_sum` (K, d) are buffers. A state
+    dict with the first alone, of codes that had a gradient, will do; the averages begin with these.
 
     l2_norm, rotation, kmeans_init, restart: see `CodebookQuantizer`.  sane_index_shape: see
     `Quantizer`.
@@ -71,6 +73,16 @@ class EMAVectorQuantizer(CodebookQuantizer):
         self.register_buffer("cluster_size", torch.ones(n_e))
         self.register_buffer("cluster_sum", codes.clone())
         self._moments: Tensor | None = None  # (K, 1 + d), n and s of this step's passes
+
+    def completed(self, state: Mapping[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
+        """A state dict with averages, which of a codebook alone are those of the beginning."""
+        completed, codes = super().completed(state, prefix), state.get(f"{prefix}embedding.weight")
+        names = [f"{prefix}cluster_{kind}" for kind in ("size", "sum")]
+        if codes is not None and not any(name in state for name in names):
+            sums = F.normalize(codes.float(), dim=1) if self.l2_norm else codes.float().clone()
+            sizes = torch.ones(len(codes), device=codes.device)
+            completed |= dict(zip(names, (sizes, sums), strict=True))
+        return completed
 
     @property
     def _codebook(self) -> Tensor:

@@ -134,6 +134,35 @@ def test_diffusion_quantizes_with_it_when_it_decodes():
     torch.testing.assert_close(model.decode(z), model.decode(quantized, force_not_quantize=True))
 
 
+@pytest.mark.parametrize("name", ["l2 and restart", "ema"])
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_cures_go_on_from_a_checkpoint_without(name, device, tmp_path):
+    path = tmp_path / "published.ckpt"
+    source = tiny_vq()
+    torch.save({"state_dict": source.state_dict()}, path)
+    network = {**NETWORK, "double_z": False}
+    with torch.device(device):
+        model = VQModelInterface(
+            network,
+            torch.nn.Identity(),
+            16,
+            3,
+            quantizer_config=CONFIGS[name],
+            ckpt_path=str(path),
+        )
+    assert torch.equal(model.quantize.embedding.weight, source.quantize.embedding.weight)
+    assert model.quantize.usage.tolist() == [1.0] * 16
+    if name == "ema":
+        assert model.quantize.is_initialized
+
+
+def test_a_codebook_that_is_ignored_brings_no_counters(tmp_path):
+    path = tmp_path / "published.ckpt"
+    torch.save({"state_dict": tiny_vq().state_dict()}, path)
+    model = model_with("ema", ckpt_path=str(path), ignore_keys=["quantize."])
+    assert not model.quantize.is_initialized
+
+
 # training
 
 

@@ -148,6 +148,48 @@ def test_latents_collected_before_go_on_to_k_means(cls):
 
 
 @BOTH
+@pytest.mark.parametrize("l2_norm", [False, True])
+def test_cures_are_added_to_a_codebook_that_was_trained_without(cls, l2_norm):
+    torch.manual_seed(0)
+    source = VectorQuantizer(12, 3)
+    cures = {"restart": True, "kmeans_init": KMeansInit(latents_per_code=1), "l2_norm": l2_norm}
+    quantizer = cls(12, 3, **cures)
+    quantizer.load_state_dict(source.state_dict())
+    codes = source.codes().detach()
+    if l2_norm:
+        codes = torch.nn.functional.normalize(codes, dim=1)
+    assert torch.equal(quantizer.codes(), codes)
+    assert quantizer.usage.tolist() == [1.0] * 12
+    assert quantizer.is_initialized
+    if cls is EMAVectorQuantizer:
+        assert quantizer.cluster_size.tolist() == [1.0] * 12
+        torch.testing.assert_close(quantizer.cluster_sum, codes)
+    train(quantizer, [latents()])
+    assert (quantizer.codes() - codes).norm(dim=1).max() < 0.2  # k-means did not replace them
+
+
+@BOTH
+def test_counters_of_a_state_dict_come_before_those_of_the_beginning(cls):
+    torch.manual_seed(0)
+    source = cls(12, 3, restart=True, kmeans_init=KMeansInit(latents_per_code=100))
+    train(source, [latents()])
+    other = cls(12, 3, restart=True, kmeans_init=True)
+    other.load_state_dict(source.state_dict())
+    assert not other.is_initialized
+    for name, value in source.state_dict().items():
+        assert torch.equal(other.state_dict()[name], value), name
+
+
+@pytest.mark.parametrize("missing", ["embedding.weight", "cluster_sum"])
+def test_a_state_dict_without_a_codebook_or_half_of_its_averages_is_refused(missing):
+    quantizer = EMAVectorQuantizer(12, 3, restart=True)
+    state = quantizer.state_dict()
+    del state[missing], state["usage"]
+    with pytest.raises(RuntimeError, match=f'Missing key.*"{missing}"'):
+        quantizer.load_state_dict(state)
+
+
+@BOTH
 def test_a_loaded_codebook_is_not_initialized_again(cls):
     torch.manual_seed(0)
     source = cls(6, 3, kmeans_init=KMeansInit(latents_per_code=1))
