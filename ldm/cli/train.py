@@ -102,8 +102,11 @@ def _run(
     record = RunRecord(run.configs, run.now, config)
     monitor = model.monitor if data.has_validation else None
     trainer = build_trainer(options, config["lightning"], run, monitor=monitor, record=record)
-    _check_validation(options, data, trainer.world_size)
-    model.learning_rate = _learning_rate(config["model"], data.batch_size, trainer, model)
+    accumulate = getattr(model, "accumulate_grad_batches", trainer.accumulate_grad_batches)
+    _check_validation(options, data, trainer, accumulate)
+    model.learning_rate = _learning_rate(
+        config["model"], data.batch_size, trainer.world_size, accumulate
+    )
     if args.compile:
         model.compile_networks()
     where, count = trainer.accelerator.name(), trainer.world_size
@@ -123,7 +126,9 @@ def _run(
         raise
 
 
-def _check_validation(options: Mapping[str, Any], data: Any, processes: int) -> None:
+def _check_validation(
+    options: Mapping[str, Any], data: Any, trainer: pl.Trainer, accumulate: int
+) -> None:
     """A count of batches between validations within an epoch must be one that an epoch has."""
     every = options.get("val_check_interval")
     if not isinstance(every, int) or isinstance(every, bool) or "train" not in data.datasets:
@@ -131,13 +136,30 @@ def _check_validation(options: Mapping[str, Any], data: Any, processes: int) -> 
     if every < 1:
         raise ConfigError(f"lightning.trainer.val_check_interval: {every}; expected 1 or more")
     counts_over_epochs = options.get("check_val_every_n_epoch", 1) is None
-    batches = max(len(data.datasets["train"]) // (data.batch_size * processes), 1)
-    if data.has_validation and not counts_over_epochs and every > batches:
+    is_validated = data.has_validation and trainer.limit_val_batches > 0
+    if not is_validated or counts_over_epochs or options.get("fast_dev_run"):
+        return
+    batches = _epoch_batches(data, trainer, accumulate)
+    if every > batches:
         raise ConfigError(
             f"lightning.trainer.val_check_interval: {every}, but an epoch has {batches} batches; "
             "expected at most these, or check_val_every_n_epoch: null, with which they are counted "
             "over epochs"
         )
+
+
+def _epoch_batches(data: Any, trainer: pl.Trainer, accumulate: int) -> int:
+    """Batches that one process trains on in an epoch."""
+    from ldm.data.order import EpochSampler
+
+    sampler = EpochSampler(
+        len(data.datasets["train"]),
+        data.batch_size,
+        world_size=trainer.world_size,
+        accumulate=accumulate,
+    )
+    batches, limit = len(sampler) // data.batch_size, trainer.limit_train_batches
+    return min(batches, limit) if isinstance(limit, int) else int(batches * limit)
 
 
 def _model(block: Mapping[str, Any], options: dict[str, Any], seed: int) -> Any:
@@ -160,7 +182,7 @@ def _model(block: Mapping[str, Any], options: dict[str, Any], seed: int) -> Any:
 
 
 def _learning_rate(
-    block: Mapping[str, Any], batch_size: int, trainer: pl.Trainer, model: Any
+    block: Mapping[str, Any], batch_size: int, devices: int, accumulate: int
 ) -> float:
     """The rate per optimizer step; its equation is shown."""
     from ldm.models.optim import scaled_learning_rate
@@ -168,11 +190,10 @@ def _learning_rate(
     if block.get("learning_rate") is not None:
         log.info("lr = %g (as given)", block["learning_rate"])
         return float(block["learning_rate"])
-    accumulate = getattr(model, "accumulate_grad_batches", trainer.accumulate_grad_batches)
     rate, equation = scaled_learning_rate(
         float(block["base_learning_rate"]),
         batch_size=batch_size,
-        devices=trainer.world_size,
+        devices=devices,
         accumulate=accumulate,
     )
     log.info("%s", equation)
