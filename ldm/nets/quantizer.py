@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import TypedDict, Unpack
 
 import torch
 from torch import Tensor, distributed, nn
@@ -28,7 +28,16 @@ from ldm.ranges import Positive, Weight
 from ldm.ranks import sum_over_ranks, world_size
 from ldm.tensor import sent_to
 
-__all__ = ["CodebookQuantizer", "Quantization", "Quantizer", "VectorQuantizer"]
+__all__ = ["CodebookQuantizer", "Cures", "Quantization", "Quantizer", "VectorQuantizer"]
+
+
+class Cures(TypedDict, total=False):
+    """What a learned codebook takes against its collapse, each with its default; none published."""
+
+    l2_norm: bool  # latents and codes are scaled to unit length; false
+    rotation: bool  # gradients go back through a rotation instead of straight through; false
+    kmeans_init: KMeansInit | bool  # the codebook starts at centres of latents; false
+    restart: Restart | bool  # dead codes are replaced by latents; false
 
 
 class CodebookQuantizer(Quantizer):
@@ -242,7 +251,7 @@ class VectorQuantizer(CodebookQuantizer):
         unknown_index: int | str = "random",
         sane_index_shape: bool = False,
         legacy: bool = True,
-        **cures: Any,
+        **cures: Unpack[Cures],
     ) -> None:
         super().__init__(n_e, e_dim, sane_index_shape=sane_index_shape, **cures)
         self.n_e = n_e

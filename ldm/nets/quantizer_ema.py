@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ldm.nets.quantizer import CodebookQuantizer
+from ldm.nets.quantizer import CodebookQuantizer, Cures
 from ldm.nets.quantizer_cures import sums_by_code
 from ldm.ranges import Positive, Weight
 from ldm.ranks import sum_over_ranks
@@ -57,9 +57,10 @@ class EMAVectorQuantizer(CodebookQuantizer):
         *,
         decay: Weight = 0.99,
         epsilon: Weight = 1e-5,
-        **common: Any,
+        sane_index_shape: bool = False,
+        **cures: Unpack[Cures],
     ) -> None:
-        super().__init__(n_e, e_dim, **common)
+        super().__init__(n_e, e_dim, sane_index_shape=sane_index_shape, **cures)
         if not 0 <= decay < 1:
             raise ValueError(f"decay={decay}: expected at least 0 and less than 1")
         if epsilon <= 0:

@@ -1,10 +1,12 @@
 """What holds for every quantizer."""
 
+import inspect
+
 import pytest
 import torch
 
-from ldm.config.signature import parameter_problems
-from ldm.nets.quantizer import Quantizer, VectorQuantizer
+from ldm.config.signature import parameter_problems, signature_of
+from ldm.nets.quantizer import CodebookQuantizer, Cures, Quantizer, VectorQuantizer
 from ldm.nets.quantizer_base import rotated
 from ldm.nets.quantizer_ema import EMAVectorQuantizer
 from ldm.nets.quantizer_simvq import SimVQ
@@ -246,8 +248,20 @@ def test_codes_and_outputs_lie_on_the_unit_sphere_with_l2_norm(cls):
     [
         ({"l2norm": True}, "got no 'l2norm'; did you mean 'l2_norm'?"),
         ({"restart": "yes"}, "restart: expected Restart or bool, got 'yes'"),
+        ({"sane_index_shape": 1}, "sane_index_shape: expected bool, got 1"),
+        ({"rotation": 1}, "rotation: expected bool, got 1"),
+        ({"beta": -1}, "beta: expected float >= 0, got -1"),
     ],
 )
 def test_arguments_that_both_learned_codebooks_take_are_checked(cls, params, message):
     (problem,) = parameter_problems(cls, {"n_e": K, "e_dim": D, **params}, stage="file")
     assert message in problem
+
+
+@pytest.mark.parametrize("cls", [VectorQuantizer, EMAVectorQuantizer])
+def test_cures_are_listed_as_they_are_taken(cls):
+    taken = inspect.signature(CodebookQuantizer).parameters
+    assert Cures.__annotations__.keys() < taken.keys()
+    with pytest.raises(TypeError, match="unexpected keyword argument 'l2norm'"):
+        cls(K, D, l2norm=True)
+    assert signature_of(cls).annotations.keys() >= Cures.__annotations__.keys()
