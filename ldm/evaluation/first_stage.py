@@ -62,9 +62,15 @@ def reconstruct(
     was added is cut off again.
     keys: one per image, for samples of a KL posterior that depend on (seed, key) alone; without,
         its mode.
+
+    Raises ConfigError for keys where there is no posterior.
     """
     stage = Padded(first_stage)
-    z = _latent(stage.encode(to_image_tensor(images)), keys, seed)
+    encoding = stage.encode(to_image_tensor(images))
+    if keys is not None and not isinstance(encoding, DiagonalGaussian):
+        kind = type(first_stage).__name__
+        raise ConfigError(f"--sample: {kind} gives one latent of an image, not a posterior")
+    z = _latent(encoding, keys, seed)
     made = stage.decode(z, (images.shape[1], images.shape[2]))
     return to_uint8(made), (z.shape[1], z.shape[2], z.shape[3])
 
@@ -91,6 +97,8 @@ def judged(
     """Reconstruct and compare images in batches: names, and (B, H, W, C) uint8 of one size.
 
     seed: of samples of the posterior, which depend on it and the name; None for its mode.
+
+    Raises ConfigError for a seed where there is no posterior.
     """
     for names, images in batches:
         keys = None if seed is None else list(names)

@@ -94,6 +94,12 @@ def test_posterior_samples_depend_on_seed_and_name_alone():
     assert torch.equal(reconstruct(Noisy(), images)[0], images)
 
 
+def test_samples_are_refused_where_there_is_no_posterior():
+    images = torch.zeros(1, 4, 4, 3, dtype=torch.uint8)
+    with pytest.raises(ConfigError, match="--sample: IdentityFirstStage gives one latent"):
+        reconstruct(IdentityFirstStage(), images, ["a"])
+
+
 def test_latents_of_a_quantised_first_stage_are_those_before_quantisation():
     model = tiny_vq().eval()
     images = to_image_tensor(scenes(2))

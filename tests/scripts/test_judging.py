@@ -303,6 +303,7 @@ def test_first_stages_are_compared_in_a_table_and_a_picture(runs, scenes, tmp_pa
             "one network at a time",
         ),
         (reconstruct, "kl", ["{scenes}", "--out", "{bad}"], "expected a directory"),
+        (reconstruct, "vq", ["{scenes}", "--sample"], "--sample: VQModel gives one latent"),
         (reconstruct, "pixels", ["{scenes}"], "a diffusion model without a first stage"),
         (reconstruct, "maps", ["{scenes}"], "images of 4 channels; image files have 1 or 3"),
         (stats, "kl", ["--data", "{tmp}/none"], "none"),
