@@ -305,9 +305,9 @@ def _backward(
 ) -> None:
     """From the reconstruction, and from the cost of the latent, into the autoencoder."""
     roots, upstream = [made.reconstruction], [pull.to(made.reconstruction.dtype)]
-    if made.cost.requires_grad:  # otherwise the encoder is frozen, and the cost a constant
-        cost = loss.regularization(made.cost, made.codes)
-        metrics.add_mean(cost.parts | {"total_loss": cost.total}, share)
+    cost = loss.regularization(made.cost, made.codes)
+    metrics.add_mean(cost.parts | {"total_loss": cost.total}, share)
+    if cost.total.requires_grad:  # a frozen encoder's cost is a constant, and so is that of FSQ
         roots.append(share * cost.total.mean())
         upstream.append(torch.ones_like(roots[1]))
     torch.autograd.backward(roots, upstream)

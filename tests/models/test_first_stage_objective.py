@@ -277,7 +277,8 @@ def test_latents_do_not_move_when_the_decoder_alone_is_trained(kind, tmp_path):
         want = source.eval().autoencode(images, None)
     run = trainer(tmp_path, max_steps=3, log_every_n_steps=1)
     run.fit(model, loader())
-    assert not {"train/kl_loss", "train/quant_loss"} & run.callback_metrics.keys()
+    cost = "train/kl_loss" if kind == "kl" else "train/quant_loss"
+    assert torch.isfinite(run.callback_metrics[cost])  # a constant, but logged
     with torch.no_grad():
         got = model.eval().autoencode(images, None)
         averaged = model.model_ema.module["decoder"].conv_out.weight

@@ -261,6 +261,16 @@ def test_shared_step_logs_what_the_published_step_logs(kind):
         torch.testing.assert_close(got[name], value, rtol=1e-5, atol=1e-6)
 
 
+def test_quantizer_without_a_loss_is_logged_as_in_the_published_step():
+    quantizer = {"target": "ldm.nets.quantizer_fsq.FSQ", "params": {"levels": [4, 2, 2]}}
+    want, got = (
+        take(FAMILY["vq"]({"n_classes": 16}, quantizer_config=quantizer), micro_batches(2), step=0)
+        for take in (generator_gradients, shared_gradients)
+    )
+    for name in ("quant_loss", "perplexity", "cluster_usage", "total_loss"):
+        torch.testing.assert_close(got[name], want[name], rtol=1e-5, atol=1e-6)
+
+
 @KINDS
 def test_game_without_weight_is_not_played(kind):
     model = FAMILY[kind]({"disc_factor": 0.0})
