@@ -156,7 +156,6 @@ class VQModel(FirstStageModule):
         self.n_embed = n_embed
         self._window = CodebookWindow(self.quantize.num_indices)
         self._validated: dict[str, CodebookCounts] = {}  # by what names begin with
-        self._split = "val"
         self._complete()
 
     def encode_to_prequant(self, x: Tensor) -> Tensor:
@@ -225,7 +224,9 @@ class VQModel(FirstStageModule):
         self.quantize.begin_step(step, self.seed)
         metrics = super()._move_players(batches, step)
         self.quantize.end_step()
-        if log_is_due(self.trainer, step) and (use := self._window.use()) is not None:
+        # `train_only` freezes the codebook, and no pass counts
+        if self.quantize.training and log_is_due(self.trainer, step):
+            use = self._window.use(self.device)
             metrics |= {"codebook_usage": use.usage, "codebook_perplexity": use.perplexity}
         return metrics
 
@@ -247,37 +248,38 @@ class VQModel(FirstStageModule):
 
     def on_validation_epoch_start(self) -> None:
         """Begin to count codes."""
-        self._validated = {}
+        self._count_anew("val")
 
     def on_test_epoch_start(self) -> None:
         """Begin to count codes."""
-        self._validated = {}
+        self._count_anew("test")
+
+    def _count_anew(self, split: str) -> None:
+        # on every rank alike, as they are summed over all, even over one that had no batch
+        splits = [split] if self.model_ema is None else [split, f"{split}_ema"]
+        size = self.quantize.num_indices
+        self._validated = {name: CodebookCounts(size, self.device) for name in splits}
 
     def on_validation_epoch_end(self) -> None:
         """Log how much of the codebook the codes of all batches and ranks used."""
+        names = ("codebook_usage", "perplexity", "codebook_codes")
         for split, counts in self._validated.items():
-            if (use := counts.use()) is not None:
-                names = ("codebook_usage", "perplexity", "codebook_codes")
-                logged = {f"{split}/{name}": v for name, v in zip(names, use, strict=True)}
-                self.log_dict(logged, sync_dist=True)
+            logged = zip(names, counts.use(), strict=True)
+            self.log_dict({f"{split}/{name}": value for name, value in logged}, sync_dist=True)
         self._validated = {}
 
     def on_test_epoch_end(self) -> None:
         """Log the same for a test."""
         self.on_validation_epoch_end()
 
-    def _evaluate(self, batch: Batch, split: str) -> None:
-        self._split = split
-        super()._evaluate(batch, split)
-
-    def _measures(self, images: Tensor, made: Autoencoded) -> dict[str, Tensor]:
-        measures = super()._measures(images, made)
+    def _measures(self, images: Tensor, made: Autoencoded, split: str) -> dict[str, Tensor]:
+        measures = super()._measures(images, made, split)
         assert made.codes is not None
-        size = self.quantize.num_indices
-        self._validated.setdefault(self._split, CodebookCounts(size)).add(made.codes)
+        self._validated[split].add(made.codes)
         # published: the number of codes that a batch uses; perplexity is that of all batches
         measures.pop("perplexity", None)
-        return measures | {"cluster_usage": (count_codes(made.codes, size) > 0).sum()}
+        used = count_codes(made.codes, self.quantize.num_indices) > 0
+        return measures | {"cluster_usage": used.sum()}
 
 
 def _quantizer(

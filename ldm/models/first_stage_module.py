@@ -372,7 +372,7 @@ class FirstStageModule(pl.LightningModule, ABC):
     def _evaluate(self, batch: Batch, split: str) -> None:
         images = self.get_input(batch)
         made = self.autoencode(images, None)
-        measured = self._measures(images, made).items()
+        measured = self._measures(images, made, split).items()
         logged: dict[str, Any] = {f"{split}/{name}": v.float().mean() for name, v in measured}
         self.sharpness[split].update(images, made.reconstruction)
         logged[f"{split}/sharpness"] = self.sharpness[split]  # Lightning computes and resets it
@@ -384,6 +384,6 @@ class FirstStageModule(pl.LightningModule, ABC):
             sync_dist=True,
         )
 
-    def _measures(self, images: Tensor, made: Autoencoded) -> dict[str, Tensor]:
-        """What validation logs, by name."""
+    def _measures(self, images: Tensor, made: Autoencoded, split: str) -> dict[str, Tensor]:
+        """What validation logs of a batch of a split, by name."""
         return measures(self.loss, images, made=made, step=self.trainer.global_step)

@@ -18,12 +18,12 @@ class CodebookUse(NamedTuple):
 
     usage: share of the entries that occur, in [0, 1].
     perplexity: exp of the entropy, 1 when one entry occurs, K when all occur alike.
-    codes: how many codes were counted. Where it is 0 the other two are 0 and 1.
+    num_counted: how many codes that was measured of. Where it is 0 the other two are 0 and 1.
     """
 
     usage: Tensor
     perplexity: Tensor
-    codes: Tensor
+    num_counted: Tensor
 
 
 def codebook_use_of(counts: Tensor) -> CodebookUse:
@@ -38,21 +38,20 @@ def codebook_use_of(counts: Tensor) -> CodebookUse:
 class CodebookCounts:
     """Counts of all codes that were added.
 
-    num_codes: K. Codes outside 0..K-1 are not counted.
+    num_codes: K. Codes outside 0..K-1 are not counted.  device: of the codes.
     """
 
-    def __init__(self, num_codes: int) -> None:
+    def __init__(self, num_codes: int, device: torch.device | str = "cpu") -> None:
         self.num_codes = num_codes
-        self._counts: Tensor | None = None
+        self._counts = torch.zeros(num_codes, dtype=torch.int64, device=device)
 
     def add(self, codes: Tensor) -> None:
         """Count codes, integers of any shape."""
-        counts = count_codes(codes, self.num_codes)
-        self._counts = counts if self._counts is None else self._counts + counts
+        self._counts += count_codes(codes, self.num_codes)
 
-    def use(self) -> CodebookUse | None:
-        """Use by all ranks together, which all call this; None if this rank counted nothing."""
-        return None if self._counts is None else codebook_use_of(sum_over_ranks(self._counts))
+    def use(self) -> CodebookUse:
+        """Use by all ranks together, which all call this, whatever they counted."""
+        return codebook_use_of(sum_over_ranks(self._counts))
 
 
 class CodebookWindow:
@@ -93,11 +92,14 @@ class CodebookWindow:
         if len(codes):
             self.add(codes)
 
-    def use(self) -> CodebookUse | None:
-        """Use by all ranks together, which all call this; None if this rank took in nothing."""
-        if self._codes is None:
-            return None
-        return codebook_use_of(sum_over_ranks(count_codes(self._codes, self.num_codes)))
+    def use(self, device: torch.device | None = None) -> CodebookUse:
+        """Use by all ranks together, which all call this, whatever they took in.
+
+        device: where it is summed, if that is not where the codes are.
+        """
+        codes = self.codes() if self._codes is None else self._codes
+        codes = codes if device is None else sent_to(codes, device)
+        return codebook_use_of(sum_over_ranks(count_codes(codes, self.num_codes)))
 
 
 def count_codes(codes: Tensor, num_codes: int) -> Tensor:

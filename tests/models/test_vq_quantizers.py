@@ -226,7 +226,7 @@ def test_accumulated_batches_are_learned_from_once(name, gan_forward, tmp_path):
     trainer(tmp_path, max_steps=1).fit(model, loader(batch_size=2))
     assert len(seen) == 4  # two micro-batches, twice
     use = model._window.use()
-    assert use.codes == 2 * 2 * 8 * 8
+    assert use.num_counted == 2 * 2 * 8 * 8
 
 
 @pytest.mark.slow
@@ -255,7 +255,7 @@ def test_training_logs_the_window_as_often_as_the_trainer_logs(tmp_path):
     run = trainer(tmp_path, max_steps=7, logger=logger, log_every_n_steps=3)
     measured = []
     original = model._window.use
-    model._window.use = lambda: measured.append(run.global_step) or original()
+    model._window.use = lambda device: measured.append(run.global_step) or original(device)
     run.fit(model, loader())
     steps = [2, 5]
     assert measured == [3, 6]  # after the moves of these steps, and in no other

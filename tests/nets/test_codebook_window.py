@@ -20,7 +20,7 @@ def test_use_of_counts_is_that_worked_out_by_hand():
     assert use.usage == 0.75
     # entropy of 1/2, 1/4, 1/4 is 3/2 log 2
     assert use.perplexity.item() == pytest.approx(2**1.5)
-    assert use.codes == 4
+    assert use.num_counted == 4
 
 
 @pytest.mark.parametrize("used", [1, 3, 8])
@@ -41,22 +41,22 @@ def test_numbers_that_are_no_codes_are_not_counted():
 
 def test_counts_add_up_over_batches():
     counts = CodebookCounts(4)
-    assert counts.use() is None
+    assert [value.item() for value in counts.use()] == [0, 1, 0]
     counts.add(codes(0, 0))
     counts.add(torch.tensor([[1, 2]]))
     use = counts.use()
-    assert (use.usage.item(), use.codes.item()) == (0.75, 4)
+    assert (use.usage.item(), use.num_counted.item()) == (0.75, 4)
     assert use.perplexity.item() == pytest.approx(2**1.5)
 
 
 def test_window_keeps_the_last_codes():
     window = CodebookWindow(4, length=4)
-    assert window.use() is None
+    assert [value.item() for value in window.use()] == [0, 1, 0]
     window.add(codes(0, 1, 2))
     assert [value.item() for value in window.use()] == pytest.approx([0.75, 3.0, 3])
     window.add(codes(2, 2))  # 0 falls out: 1, 2, 2, 2
     use = window.use()
-    assert (use.usage.item(), use.codes.item()) == (0.5, 4)
+    assert (use.usage.item(), use.num_counted.item()) == (0.5, 4)
     # entropy of 1/4, 3/4
     assert use.perplexity.item() == pytest.approx(4 / 3**0.75)
     window.add(codes(3, 3, 3, 3, 0, 0))  # more than it holds: 3, 3, 0, 0

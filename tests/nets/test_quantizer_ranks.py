@@ -50,10 +50,13 @@ def learn(rank, world, path):
 
 
 def measured(rank):
-    counts, window = CodebookCounts(4), CodebookWindow(4, length=4)
-    for measure in (counts, window):
-        measure.add(torch.tensor([[0, 1, 1], [3, 2, 2]][rank]))
-    return [[value.item() for value in measure.use()] for measure in (counts, window)]
+    found = []
+    for codes in ([[0, 1, 1], [3, 2, 2]], [[0, 1], None]):
+        for measure in (CodebookCounts(4), CodebookWindow(4, length=4)):
+            if codes[rank]:
+                measure.add(torch.tensor(codes[rank]))
+            found.append([value.item() for value in measure.use()])
+    return found
 
 
 def kept(rank):
@@ -114,9 +117,14 @@ def test_use_is_that_of_the_codes_of_both_ranks(ranks):
     # all: 0, 1, 1, 3, 2, 2; the window's last two of each: 1, 1, 2, 2
     entropy = 2 * (1 / 6) * torch.tensor(6.0).log() + 2 * (1 / 3) * torch.tensor(3.0).log()
     for rank in ranks:
-        counts, window = rank["use"]
+        counts, window, *_ = rank["use"]
         assert counts == pytest.approx([1.0, entropy.exp().item(), 6])
         assert window == pytest.approx([0.5, 2.0, 4])
+
+
+def test_a_rank_that_saw_no_codes_is_waited_for(ranks):
+    for rank in ranks:
+        assert rank["use"][2:] == [pytest.approx([0.5, 2.0, 2])] * 2
 
 
 def test_each_rank_goes_on_from_its_own_part_of_a_checkpoint(ranks):
