@@ -17,7 +17,6 @@ from ldm.spelling import require_known
 from ldm.tensor import mean_flat
 
 __all__ = [
-    "adaptive_weight",
     "adopt_weight",
     "bounded_weight",
     "deception_loss",
@@ -89,23 +88,13 @@ def adopt_weight(weight: float, step: int, threshold: int = 0, value: float = 0.
 
 
 def gradient_ratio(nll_gradient: Tensor, generator_gradient: Tensor) -> Tensor:
-    """|d nll / dW| / (|d g / dW| + 1e-4) in float32, 0-d; NaN where either norm is not finite.
+    """Balance that gives both losses gradients of one size at the decoder's last layer.
 
-    The small number keeps it bounded for a discriminator that has no opinion.
+    Eq. (7): |d nll / dW| / (|d g / dW| + 1e-4), 0-d float32, without a graph; NaN where either norm
+    is not finite. The small number keeps it bounded for a discriminator that has no opinion.
     """
     nll, game = nll_gradient.float().norm(), generator_gradient.float().norm()
     return torch.where(torch.isfinite(nll + game), nll / (game + 1e-4), torch.nan).detach()
-
-
-def adaptive_weight(
-    nll_gradient: Tensor, generator_gradient: Tensor, maximum: float = 1e4
-) -> Tensor:
-    """Balance lambda that gives both losses gradients of one size at the decoder's last layer.
-
-    Eq. (7): lambda = |d nll / dW| / (|d g / dW| + 1e-4), in [0, maximum], 0-d float32, without a
-    graph; 0 where a gradient is not finite.
-    """
-    return bounded_weight(gradient_ratio(nll_gradient, generator_gradient), maximum)
 
 
 def bounded_weight(ratio: Tensor, maximum: float) -> Tensor:

@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from ldm.losses.adversarial import (
-    adaptive_weight,
     adopt_weight,
+    bounded_weight,
     discriminator_loss,
     generator_loss,
+    gradient_ratio,
     hinge_d_loss,
     vanilla_d_loss,
 )
@@ -50,6 +51,10 @@ def test_both_players_pull_the_logits_of_reconstructions_apart(loss):
     (of_generator,) = torch.autograd.grad(generator_loss(logits).sum(), logits)
     assert (of_discriminator >= 0).all()
     assert (of_generator < 0).all()
+
+
+def adaptive_weight(nll, game):
+    return bounded_weight(gradient_ratio(nll, game), 1e4)
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 50.0])
