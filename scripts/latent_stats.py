@@ -24,12 +24,11 @@ from ldm.cli.exits import exit_code
 from ldm.cli.first_stages import (
     LoadedFirstStage,
     add_running,
-    check_least,
     load_first_stage,
     versions,
 )
 from ldm.cli.rundir import run_of
-from ldm.cli.sampling import autocast, device_of
+from ldm.cli.sampling import autocast, check_least, device_of
 from ldm.config import ConfigError, did_you_mean, instantiate_from_config, load
 from ldm.data.folder import ImageFolder
 from ldm.evaluation.first_stage import diffused_latents

@@ -23,12 +23,11 @@ from ldm.cli.first_stages import (
     LoadedFirstStage,
     add_judge,
     add_running,
-    check_least,
     judge_of,
     load_first_stage,
     versions,
 )
-from ldm.cli.sampling import autocast, device_of, output_directory
+from ldm.cli.sampling import autocast, check_least, device_of, output_directory
 from ldm.evaluation.first_stage import Judge, Judged, judged
 from ldm.evaluation.pictures import Pictures, image_files
 from ldm.evaluation.sheets import Pixels, captioned_sheet, heat_map

@@ -35,7 +35,6 @@ __all__ = [
     "LoadedFirstStage",
     "add_judge",
     "add_running",
-    "check_least",
     "judge_of",
     "load_first_stage",
     "versions",
@@ -107,14 +106,6 @@ def judge_of(args: argparse.Namespace, device: torch.device) -> Judge:
         extractor = configured_extractor(args.features, device)
     lpips = None if args.lpips_weights is None else lpips_of(args.lpips_weights, device)
     return Judge(lpips, extractor)
-
-
-def check_least(args: argparse.Namespace, **least: int) -> None:
-    """Raise ConfigError for a flag below the least value that it takes."""
-    for name, value in least.items():
-        given = getattr(args, name)
-        if given is not None and given < value:
-            raise ConfigError(f"--{name.replace('_', '-')} {given}: expected {value} or more")
 
 
 def load_first_stage(

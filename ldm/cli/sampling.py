@@ -38,6 +38,7 @@ __all__ = [
     "autocast",
     "caption_entries",
     "check_flags",
+    "check_least",
     "device_of",
     "draw_all",
     "draw_and_write",
@@ -90,13 +91,17 @@ def sampling_parser(description: str) -> argparse.ArgumentParser:
 
 def check_flags(args: argparse.Namespace) -> None:
     """Raise ConfigError for a number out of range."""
-    for name, least in (("n", 1), ("batch_size", 1), ("seed", 0), ("steps", 1), ("eta", 0)):
-        given = getattr(args, name)
-        if given is not None and given < least:
-            flag = name.replace("_", "-")
-            raise ConfigError(f"--{flag} {given}: expected {least} or more")
+    check_least(args, n=1, batch_size=1, seed=0, steps=1, eta=0)
     if args.eta is not None and args.eta > 1:
         raise ConfigError(f"--eta {args.eta}: expected 0 to 1")
+
+
+def check_least(args: argparse.Namespace, **least: int) -> None:
+    """Raise ConfigError for a flag below the least value that it takes."""
+    for name, value in least.items():
+        given = getattr(args, name)
+        if given is not None and given < value:
+            raise ConfigError(f"--{name.replace('_', '-')} {given}: expected {value} or more")
 
 
 def load_model(args: argparse.Namespace) -> Any:

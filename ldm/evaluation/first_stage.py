@@ -30,7 +30,6 @@ from ldm.tensor import to_image_tensor, to_uint8
 
 __all__ = ["Judge", "Judged", "diffused_latents", "judged", "lpips_of", "reconstruct"]
 
-LPIPS_SIDE = 16  # pixels: smaller images vanish in the four poolings of VGG16
 _SCORE_PARTS = 10
 
 
@@ -134,7 +133,7 @@ class Judge:
             columns = {"psnr": psnr(*pair)}
             if side >= SSIM_WINDOW:
                 columns["ssim"] = ssim(*pair)
-            if self.lpips is not None and side >= LPIPS_SIDE:
+            if self.lpips is not None and side >= LPIPS.smallest_side:
                 columns["lpips"] = self.lpips(*pair).flatten()
             self._compare_features(images, reconstructions)
         rows = zip(*(values.tolist() for values in columns.values()), strict=True)
