@@ -123,7 +123,7 @@ class _FirstStageStep:
     def step(self) -> None:
         draws = KeyedDraws(range(len(self.images)), seed=0, device=self.setting.device)
         with self.setting.autocast():
-            shared_gradients(self.model, [MicroBatch(self.images, draws)], self.optimizer_step)
+            shared_gradients(self.model, [MicroBatch(self.images, draws)], step=self.optimizer_step)
         for optimizer in self.optimizers[: 2 if self.setting.with_discriminator else 1]:
             _update(optimizer)
         if self.model.model_ema is not None:

@@ -288,12 +288,12 @@ class FirstStageModule(pl.LightningModule, ABC):
 
     def _move_players(self, batches: Sequence[MicroBatch], step: int) -> dict[str, Tensor]:
         if self.options["gan_forward"] == "published":
-            metrics = generator_gradients(self, batches, step)
+            metrics = generator_gradients(self, batches, step=step)
             metrics |= self._move(GENERATOR, step)
             torch.clear_autocast_cache()  # it holds casts of the weights that have just moved
-            metrics |= discriminator_gradients(self, batches, step)
+            metrics |= discriminator_gradients(self, batches, step=step)
             return metrics | self._move(DISCRIMINATOR, step)
-        metrics = shared_gradients(self, batches, step)
+        metrics = shared_gradients(self, batches, step=step)
         metrics |= self._move(GENERATOR, step)
         if "disc_loss" in metrics:
             metrics |= self._move(DISCRIMINATOR, step)

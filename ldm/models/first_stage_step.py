@@ -129,7 +129,7 @@ class _Attempt:
         return self.leaf.grad
 
 
-def shared_gradients(model: Autoencoder, batches: Sequence[MicroBatch], step: int) -> Metrics:
+def shared_gradients(model: Autoencoder, batches: Sequence[MicroBatch], *, step: int) -> Metrics:
     """Add both players' gradients for one step; what to log, 0-d each, by published name.
 
     step: optimizer step; before the loss's `disc_start` there is no game, and until its
@@ -164,7 +164,7 @@ def shared_gradients(model: Autoencoder, batches: Sequence[MicroBatch], step: in
     return metrics
 
 
-def generator_gradients(model: Autoencoder, batches: Sequence[MicroBatch], step: int) -> Metrics:
+def generator_gradients(model: Autoencoder, batches: Sequence[MicroBatch], *, step: int) -> Metrics:
     """Add the generator's gradients as published: one graph, each micro-batch its own lambda."""
     metrics = _Sums()
     for batch, share in _shares(batches):
@@ -184,7 +184,7 @@ def generator_gradients(model: Autoencoder, batches: Sequence[MicroBatch], step:
 
 
 def discriminator_gradients(
-    model: Autoencoder, batches: Sequence[MicroBatch], step: int
+    model: Autoencoder, batches: Sequence[MicroBatch], *, step: int
 ) -> Metrics:
     """Add the discriminator's gradients as published: on reconstructions made anew."""
     metrics = _Sums()

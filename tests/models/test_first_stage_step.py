@@ -53,11 +53,11 @@ class PublishedRun:
             batch = self.batch(step)
             if step == 0:
                 self.got["first_step_opt0_grad_norms"] = self.norms_of_whole_objective(batch)
-            metrics = generator_gradients(self.model, [batch], step)
+            metrics = generator_gradients(self.model, [batch], step=step)
             self.record(step, 0, metrics)
             self.got["gen_losses"].append(metrics["total_loss"].item())
             self.move(0)
-            metrics = discriminator_gradients(self.model, [batch], step)
+            metrics = discriminator_gradients(self.model, [batch], step=step)
             if step == 0:
                 self.got["first_step_opt1_grad_norms"] = self.gradient_norms()
             self.record(step, 1, metrics)
