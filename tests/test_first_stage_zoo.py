@@ -262,7 +262,7 @@ def test_what_was_never_published_follows_a_neighbour(name):
     assert mine["lightning"] == other["lightning"]
 
 
-def test_the_f_32_quantiser_has_the_network_of_the_f_32_kl_autoencoder():
+def test_the_f_32_quantizer_has_the_network_of_the_f_32_kl_autoencoder():
     differ = {"double_z", "z_channels"}
     networks = [params_of(name)["ddconfig"] for name in ("vq-f32", "kl-f32")]
     mine, other = ({k: v for k, v in net.items() if k not in differ} for net in networks)

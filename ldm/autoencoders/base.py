@@ -25,11 +25,11 @@ class FirstStage(Protocol):
     latent_channels: int
 
     def encode(self, x: Tensor) -> DiagonalGaussian | Tensor:
-        """The posterior over latents (KL), or the latent before quantisation (VQ, identity)."""
+        """The posterior over latents (KL), or the latent before quantization (VQ, identity)."""
         ...
 
     def decode(self, z: Tensor) -> Tensor:
-        """The image of an unscaled latent; a VQ first stage quantises it first."""
+        """The image of an unscaled latent; a VQ first stage quantizes it first."""
         ...
 
 

@@ -34,7 +34,7 @@ def coding_times(
 ) -> CodingTimes:
     """Time a first stage on one image (1, C, H, W) in [-1, 1], encoder and decoder apart.
 
-    A quantiser counts to the half that calls it: the encoder's of a VQ model, the decoder's of its
+    A quantizer counts to the half that calls it: the encoder's of a VQ model, the decoder's of its
     interface for diffusion.
     """
     with torch.no_grad(), setting.autocast():

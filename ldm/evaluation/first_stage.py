@@ -36,14 +36,14 @@ _SCORE_PARTS = 10
 def diffused_latents(first_stage: Any, images: Tensor, keys: Sequence[int | str]) -> Tensor:
     """Unscaled latents (B, c, h, w) of images (B, C, H, W) in [-1, 1], as diffusion meets them.
 
-    Samples of the posterior for KL, each drawn by its key; before quantisation for VQ.
+    Samples of the posterior for KL, each drawn by its key; before quantization for VQ.
     """
     return _latent(getattr(first_stage, "encode_to_prequant", first_stage.encode)(images), keys, 0)
 
 
 def _latent(encoding: Any, keys: Sequence[int | str] | None, seed: int) -> Tensor:
     """One latent (B, c, h, w): a sample by (seed, key), the mode without keys, or what VQ gives."""
-    if isinstance(encoding, tuple):  # of a VQ model: quantised latents, and what else is known
+    if isinstance(encoding, tuple):  # of a VQ model: quantized latents, and what else is known
         encoding = encoding[0]
     if keys is None or not isinstance(encoding, DiagonalGaussian):
         return first_latent(encoding)

@@ -98,7 +98,7 @@ class FirstStageLoss(AdversarialGame, ABC):
     def regularization(self, cost: Tensor, codes: Tensor | None = None) -> LossTerms:
         """What the latent costs, weighted, in the units of `reconstruction`.
 
-        cost: (B,), KL(q(z|x) || N(0, I)) in nats; or 0-d, a quantiser's loss.
+        cost: (B,), KL(q(z|x) || N(0, I)) in nats; or 0-d, a quantizer's loss.
         codes: integers, which entries of a codebook the batch uses.
         """
 
@@ -230,9 +230,9 @@ class LPIPSWithDiscriminator(FirstStageLoss):
 
 
 class VQLPIPSWithDiscriminator(FirstStageLoss):
-    """Objective of the VQ autoencoder: means over an image, and the quantiser's own loss.
+    """Objective of the VQ autoencoder: means over an image, and the quantizer's own loss.
 
-    codebook_weight: multiplies the quantiser's loss.  n_classes: number of codes, to log how many
+    codebook_weight: multiplies the quantizer's loss.  n_classes: number of codes, to log how many
     are used.  perceptual_loss: `lpips` is the only one.  Other arguments: see `FirstStageLoss`.
     """
 
@@ -258,7 +258,7 @@ class VQLPIPSWithDiscriminator(FirstStageLoss):
         return LossTerms(error.mean, _detached(parts))
 
     def regularization(self, cost: Tensor, codes: Tensor | None = None) -> LossTerms:
-        """Weighted loss of the quantiser, a mean over the batch: the terms are (1,)."""
+        """Weighted loss of the quantizer, a mean over the batch: the terms are (1,)."""
         loss = cost.reshape(1)
         terms = LossTerms(self.codebook_weight * loss, {"quant_loss": loss.detach()})
         if codes is None or self.n_classes is None:

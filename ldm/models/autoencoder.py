@@ -159,16 +159,16 @@ class VQModel(FirstStageModule):
         self._complete()
 
     def encode_to_prequant(self, x: Tensor) -> Tensor:
-        """Latents of images before quantisation."""
+        """Latents of images before quantization."""
         latent: Tensor = self.quant_conv(self.encoder(x))
         return latent
 
     def encode(self, x: Tensor) -> Any:
-        """Quantised latents, the quantiser's loss (0-d) and its info, whose last entry is codes."""
+        """Quantized latents, the quantizer's loss (0-d) and its info, whose last entry is codes."""
         return self.quantize(self.encode_to_prequant(x))
 
     def decode(self, quant: Tensor) -> Tensor:
-        """Images of quantised latents."""
+        """Images of quantized latents."""
         return self._decode(quant)
 
     def decode_code(self, codes: Tensor) -> Tensor:
@@ -178,7 +178,7 @@ class VQModel(FirstStageModule):
     def forward(
         self, x: Tensor, return_pred_indices: bool = False
     ) -> tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]:
-        """Reconstructions and the quantiser's loss; the codes as well, if asked for."""
+        """Reconstructions and the quantizer's loss; the codes as well, if asked for."""
         made = self.autoencode(x, None)
         assert made.codes is not None
         if return_pred_indices:
@@ -192,7 +192,7 @@ class VQModel(FirstStageModule):
         transform: Transform | None = None,
         stream: str = "posterior",
     ) -> Autoencoded:
-        """Reconstruct the quantised latents; in a training pass the window takes in their codes.
+        """Reconstruct the quantized latents; in a training pass the window takes in their codes.
 
         A quantizer that draws its codes does so by the numbers of the stream; no other draws
         anything, but that `remap` with `unknown_index: random` numbers the codes that are not in
@@ -316,21 +316,21 @@ def _codes(path: str | None) -> Tensor | None:
 
 
 class VQModelInterface(VQModel):
-    """VQ autoencoder as diffusion uses it: its latents are those before quantisation."""
+    """VQ autoencoder as diffusion uses it: its latents are those before quantization."""
 
     def encode(self, x: Tensor) -> Tensor:
-        """Latents of images, not quantised."""
+        """Latents of images, not quantized."""
         return self.encode_to_prequant(x)
 
     def decode(self, h: Tensor, force_not_quantize: bool = False) -> Tensor:
-        """Images of latents, which are quantised first unless that is forbidden."""
+        """Images of latents, which are quantized first unless that is forbidden."""
         return self._decode(h if force_not_quantize else self.quantize(h)[0])
 
 
 class IdentityFirstStage(nn.Module):
     """No first stage: diffusion runs on pixels (LDM-1).
 
-    vq_interface: `quantize` returns what a quantiser would.  latent_channels: of the images.
+    vq_interface: `quantize` returns what a quantizer would.  latent_channels: of the images.
     Other arguments are accepted and ignored, as published.
     """
 
@@ -352,7 +352,7 @@ class IdentityFirstStage(nn.Module):
         return z
 
     def quantize(self, x: Tensor, *_: object, **__: object) -> object:
-        """The images, and no loss and no codes where a quantiser is expected."""
+        """The images, and no loss and no codes where a quantizer is expected."""
         return (x, None, [None, None, None]) if self.vq_interface else x
 
     def forward(self, x: Tensor, *_: object, **__: object) -> Tensor:

@@ -46,7 +46,7 @@ class Autoencoded(NamedTuple):
     """What an autoencoder made of images.
 
     reconstruction: (B, C, H, W).  z: (B, c, h, w), what was decoded.
-    cost: of the latent, before its weight: (B,) KL in nats, or the loss (0-d) of a quantiser.
+    cost: of the latent, before its weight: (B,) KL in nats, or the loss (0-d) of a quantizer.
     codes: indices of the codebook, if there is one.
     """
 

@@ -100,7 +100,7 @@ def test_samples_are_refused_where_there_is_no_posterior():
         reconstruct(IdentityFirstStage(), images, ["a"])
 
 
-def test_latents_of_a_quantised_first_stage_are_those_before_quantisation():
+def test_latents_of_a_quantized_first_stage_are_those_before_quantization():
     model = tiny_vq().eval()
     images = to_image_tensor(scenes(2))
     with torch.no_grad():

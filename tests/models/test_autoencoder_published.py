@@ -110,7 +110,7 @@ def test_vq_autoencoder_equals_published_values(name):
 
 
 def quantizer_gradients(case, model, prequant):
-    """Gradients of a quantiser on its own, with either placement of beta."""
+    """Gradients of a quantizer on its own, with either placement of beta."""
     got = {}
     for legacy, name in ((True, "legacy"), (False, "fixed")):
         quantize = VectorQuantizer(model.n_embed, model.embed_dim, beta=0.25, legacy=legacy)
