@@ -19,7 +19,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from ldm.cli.comparison import run_all, trainings
+from ldm.cli.comparison import Training, run_all, trainings
 from ldm.cli.exits import exit_code
 from ldm.config import ConfigError
 from ldm.evaluation.comparison import as_markdown, values_of
@@ -30,20 +30,27 @@ def compare_trainings(argv: Sequence[str]) -> None:
     """Parse the command line, train, write and print the table."""
     # apart from the rest, as a list of files or metrics before them would take them in
     overrides = [word for word in argv if re.match(r"[\w.]+=", word)]
-    args, words = _parser().parse_known_args([word for word in argv if word not in overrides])
+    args, flags = _parser().parse_known_args([word for word in argv if word not in overrides])
     for name in ("seeds", "jobs"):
         if getattr(args, name) < 1:
             raise ConfigError(f"--{name} {getattr(args, name)}: expected 1 or more")
     seeds = range(args.seed, args.seed + args.seeds)
-    words = [*words, *overrides]
-    planned = trainings(args.base, args.variants, seeds=seeds, out=Path(args.out), words=words)
+    out = Path(args.out)
+    planned = trainings(
+        args.base, args.variants, seeds=seeds, out=out, overrides=overrides, flags=flags
+    )
     with tqdm(total=len(planned), unit="training") as bar:
-        results = run_all(planned, jobs=args.jobs, on_end=lambda _: bar.update())
+
+        def on_end(training: Training) -> None:
+            bar.update()
+            values_of({training.variant: [training.metrics()]}, args.metrics)  # there, or an error
+
+        results = run_all(planned, jobs=args.jobs, on_end=on_end)
     table = as_markdown(results, args.metrics)
-    (Path(args.out) / "table.md").write_text(table + "\n", encoding="utf-8")
+    (out / "table.md").write_text(table + "\n", encoding="utf-8")
     print(table)
     if find_spec("matplotlib"):
-        plot_spread(values_of(results, args.metrics), Path(args.out) / "picture.png")
+        plot_spread(values_of(results, args.metrics), out / "picture.png")
     else:
         print("no picture.png: pip install -e '.[demo]' installs what draws it")
 

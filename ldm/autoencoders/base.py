@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ldm.autoencoders.posterior import DiagonalGaussian
 
-__all__ = ["FirstStage", "WrappedFirstStage", "first_latent"]
+__all__ = ["FirstStage", "WrappedFirstStage", "first_latent", "require_encoding"]
 
 
 @runtime_checkable
@@ -54,7 +54,22 @@ def first_latent(encoding: DiagonalGaussian | Tensor, noise: Tensor | None = Non
     """One unscaled latent (B, c, h, w) of what a first stage's `encode` returned.
 
     noise: (B, c, h, w) standard normal, for a sample of the posterior; without it, its mode.
+    Raises TypeError for what is neither, see `require_encoding`.
     """
+    require_encoding(encoding)
     if isinstance(encoding, Tensor):
         return encoding
     return encoding.mode() if noise is None else encoding.sample(noise)
+
+
+def require_encoding(encoding: object) -> None:
+    """Raise TypeError for what is neither a latent nor a posterior.
+
+    A `VQModel` encodes to (latent, loss, codes), which its training needs; to diffusion it is a
+    `VQModelInterface`, of the same weights.
+    """
+    if isinstance(encoding, DiagonalGaussian | Tensor):
+        return
+    hint = "; a VQ first stage is used as VQModelInterface" if isinstance(encoding, tuple) else ""
+    kind = type(encoding).__name__
+    raise TypeError(f"encode gave a {kind}, expected a latent or a posterior{hint}")

@@ -12,7 +12,7 @@ from fractions import Fraction
 
 from torch import Tensor
 
-from ldm.autoencoders.base import WrappedFirstStage
+from ldm.autoencoders.base import WrappedFirstStage, require_encoding
 from ldm.autoencoders.posterior import DiagonalGaussian
 from ldm.tiling import Weights, Window, tiled_apply
 
@@ -41,6 +41,7 @@ class Tiled(WrappedFirstStage):
         def moments(crop: Tensor, _: Window) -> Tensor:
             nonlocal has_posterior
             encoding = self.first_stage.encode(crop)
+            require_encoding(encoding)
             has_posterior = isinstance(encoding, DiagonalGaussian)
             return encoding.parameters if isinstance(encoding, DiagonalGaussian) else encoding
 

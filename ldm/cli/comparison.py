@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ldm.config import ConfigError
+from ldm.config import ConfigError, check, load
 from ldm.evaluation.comparison import Metrics
 from ldm.evaluation.curves import read_metrics
 from ldm.io.digest import sha256_of
@@ -69,13 +69,15 @@ def trainings(
     *,
     seeds: Sequence[int],
     out: Path,
-    words: Sequence[str] = (),
+    overrides: Sequence[str] = (),
+    flags: Sequence[str] = (),
 ) -> list[Training]:
     """Every variant with every seed, seed by seed, so that a first round of all is soon there.
 
     base: YAML files of the training.  variants: YAML files, each merged over it and named by its
-    stem.  words: further words of the command line, overrides for instance.
-    Raises ConfigError for a file that is not there, and for two variants of one name.
+    stem.  overrides: `a.b.c=value`, of all.  flags: further words of their command lines.
+    Raises ConfigError for a file that is not there, for two variants of one name, and for what is
+    wrong in the configuration of one.
     """
     for path in (*base, *variants):
         if not Path(path).is_file():
@@ -84,8 +86,13 @@ def trainings(
     for name in names:
         if names.count(name) > 1:
             raise ConfigError(f"two variants are named {name!r}; rename one of the files")
+    for path in variants:
+        try:
+            check(load([*base, path], overrides))
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}") from error
     return [
-        Training(name, seed, ("-b", *base, path, *words), out / f"{name}-{seed}")
+        Training(name, seed, ("-b", *base, path, *flags, *overrides), out / f"{name}-{seed}")
         for seed in seeds
         for name, path in zip(names, variants, strict=True)
     ]

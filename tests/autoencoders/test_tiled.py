@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from ldm.autoencoders.base import FirstStage, first_latent
+from ldm.autoencoders.padded import Padded
 from ldm.autoencoders.posterior import DiagonalGaussian
 from ldm.autoencoders.tiled import Tiled
 from ldm.models.autoencoder import VQModelInterface
@@ -107,3 +108,15 @@ print(peak() - before)
 def test_large_image_makes_the_round_trip_within_two_gib():
     done = subprocess.run([sys.executable, "-c", LARGE], capture_output=True, text=True, check=True)
     assert 0.375 <= float(done.stdout) < 2  # the image and its reconstruction are 0.375 GiB
+
+
+@pytest.mark.parametrize("wrapper", [Tiled, Padded])
+def test_a_first_stage_that_gives_its_codes_as_well_is_refused_with_what_to_use(wrapper):
+    class WithCodes(Patchwise):
+        def encode(self, x):
+            latent = super().encode(x).mode()
+            return latent, latent.new_zeros(()), (None, None, latent.long())
+
+    wrapped, x = wrapper(WithCodes()), torch.zeros(1, 3, 64, 64)
+    with pytest.raises(TypeError, match=r"encode gave a tuple, .* used as VQModelInterface"):
+        first_latent(wrapped.encode(x))
