@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,12 +14,47 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from ldm.autoencoders.base import first_latent
+from ldm.autoencoders.padded import Padded
 from ldm.benchmark.configuration import denoising, measured_block
-from ldm.benchmark.setting import Elapsed, Setting
+from ldm.benchmark.setting import Elapsed, Precision, Setting
 from ldm.config import ConfigError, instantiate_model
 from ldm.models.autoencoder import IdentityFirstStage
+from ldm.tensor import to_image_tensor
 
-__all__ = ["CodingTimes", "DenoisingCost", "coding_times", "denoising_cost"]
+__all__ = ["CodingTimes", "DenoisingCost", "coding_times", "costs", "denoising_cost"]
+
+
+def costs(
+    first_stage: Any,
+    image: Tensor,
+    latent: tuple[int, int, int],
+    *,
+    precision: Precision,
+    repeats: int,
+    unet: str | None = None,
+) -> dict[str, Any]:
+    """What one image (1, H, W, C) uint8 and its latent (c, h, w) cost, as a record says it.
+
+    Milliseconds of both halves, the median of `repeats` calls; and the GFLOP of one step of the
+    denoiser that the configuration `unet` describes.
+    """
+    setting = Setting(device=str(image.device), precision=precision)
+    times = coding_times(Padded(first_stage), to_image_tensor(image), setting, repeats=repeats)
+    found: dict[str, Any] = {
+        "image": list(image.shape[1:]),
+        "latent": list(latent),
+        "numbers": math.prod(latent),
+    }
+    for name, elapsed in (("encode", times.encode), ("decode", times.decode)):
+        found[f"{name}_ms"] = {"wall": 1e3 * elapsed.wall, "processor": 1e3 * elapsed.busy}
+    if unet:
+        cost = denoising_cost(unet, latent)
+        found["unet"] = {
+            "config": unet,
+            "gflop_per_step": cost.gflop,
+            "latent": list(cost.latent),
+        }
+    return found
 
 
 @dataclass(frozen=True)

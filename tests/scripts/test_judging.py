@@ -225,7 +225,7 @@ def test_statistics_are_those_of_the_latents(runs, tmp_path):
 def test_statistics_do_not_depend_on_batches_or_a_bar(runs, tmp_path, monkeypatch):
     directory, found = pictures(tmp_path / "scenes", *[(16, 16)] * 6), []
     for size, bar in ((6, tqdm), (2, partial(tqdm, disable=True))):
-        monkeypatch.setattr("tqdm.tqdm", bar)  # as with TQDM_DISABLE=1
+        monkeypatch.setattr("ldm.cli.latents.tqdm", bar)  # as with TQDM_DISABLE=1
         file = tmp_path / "stats.json"
         words = [runs["kl"], "--data", directory, "--batch-size", size, "--out", file]
         assert stats(*words) == 0
