@@ -16,7 +16,12 @@ from tests.shipped_configs import ROOT, plain, previews_in_two_steps, shrunk
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TINY = "configs/tiny/autoencoder-kl.yaml"
 # scripts that draw nothing, and what they write below `--out`, or there
-JUDGES = {"reconstruct": "sheet.png", "compare_first_stages": "table.md", "latent_stats": ""}
+JUDGES = {
+    "reconstruct": "sheet.png",
+    "compare_first_stages": "table.md",
+    "compare_trainings": "table.md",
+    "latent_stats": "",
+}
 SHORT = ["--max_steps", "1", "--limit_val_batches", "1", "--num_sanity_val_steps", "0"]
 
 
@@ -79,8 +84,10 @@ class Reader:
         else:
             script = runpy.run_path(words[1])
             name = words[1].removeprefix("scripts/").removesuffix(".py")
-            out, steps = self.directory / name, [] if name in JUDGES else ["--steps", "2"]
-            script[name]([*arguments, "--out", str(out), *steps])
+            out, more = self.directory / name, [] if name in JUDGES else ["--steps", "2"]
+            if name == "compare_trainings":
+                more = [*SHORT, "--seeds", "1", "--gpus", "cpu", "--val_check_interval", "1"]
+            script[name]([*arguments, "--out", str(out), *more])
             assert (out / JUDGES.get(name, "grid.png")).is_file()
 
     def train(self, arguments, name=None):
