@@ -12,9 +12,9 @@ from typing import Any
 from omegaconf import MISSING
 
 from ldm.config.construct import to_plain
-from ldm.config.errors import ConfigError, did_you_mean, value_needed
+from ldm.config.errors import ConfigError, did_you_mean, nearest, value_needed
 from ldm.config.signature import Stage, parameter_problems
-from ldm.config.targets import locate
+from ldm.config.targets import is_ours, locate
 
 __all__ = ["check"]
 
@@ -101,10 +101,12 @@ def _missing_values(value: object, path: str) -> Iterator[str]:
 
 
 def _target_problems(value: object, path: str) -> Iterator[str]:
-    """Problems of every mapping with a target inside a value."""
+    """Problems of every mapping with a target inside a value, or with what only a target takes."""
     if not (isinstance(value, Mapping) and "target" in value):
         for key, item in _items(value):
             yield from _target_problems(item, _join(path, key))
+        if isinstance(value, Mapping) and _lacks_target(value, path):
+            yield f"{path}: has params but no target"
         return
     known = ("target", "params", *(_RATES if path == "model" else ()))
     yield from _unknown_keys(value, known, _join(path, ""))
@@ -118,6 +120,13 @@ def _target_problems(value: object, path: str) -> Iterator[str]:
         yield from _target_problems(item, _join(inside, key))
 
 
+def _lacks_target(value: Mapping[str, Any], path: str) -> bool:
+    """Whether a mapping has `params`, and beside them at most a misspelt `target`."""
+    if "params" not in value or path.startswith("lightning."):  # some parts have one by default
+        return False
+    return all(nearest(str(key), ("target",)) for key in value if key != "params")
+
+
 def _parameter_problems(target: str, params: Mapping[str, Any], path: str) -> Iterator[str]:
     if target == MISSING:
         return
@@ -129,6 +138,17 @@ def _parameter_problems(target: str, params: Mapping[str, Any], path: str) -> It
     # the command line knows the run's directory and adds it to loggers and callbacks
     stage: Stage = "part" if path.startswith("lightning.") else "file"
     yield from parameter_problems(constructor, params, path=_join(path, "params"), stage=stage)
+    if is_ours(constructor):
+        yield from _component_problems(params, _join(path, "params"))
+
+
+def _component_problems(params: Mapping[str, Any], path: str) -> Iterator[str]:
+    """Components of our own classes, by the end of their names, need a target."""
+    for key, value in params.items():
+        is_component = key.endswith("_config") and isinstance(value, Mapping)
+        if is_component and "target" not in value and not _lacks_target(value, path):
+            found = ", ".join(map(str, value)) or "nothing"
+            yield f"{_join(path, key)}: expected a mapping with a target, got keys {found}"
 
 
 def _unknown_keys(found: Mapping[str, Any], known: tuple[str, ...], prefix: str) -> Iterator[str]:

@@ -163,18 +163,20 @@ def _fits(signature: Signature, key: str, value: object) -> bool:
 
 def _mismatch(annotation: Annotation, value: object) -> str:
     hint = ""
-    if isinstance(value, str) and is_plain(annotation) and _is_number(value):
+    if isinstance(value, str) and is_plain(annotation) and _is_number_of(annotation, value):
         hint = "; write the number without quotes"
-    elif isinstance(value, float) and value.is_integer():
+    elif isinstance(value, float) and value.is_integer() and accepts(annotation, int(value)):
         hint = f"; write {int(value)}"
     elif isinstance(value, str) and form(annotation)[0] is Literal:
         hint = did_you_mean(value, [str(option) for option in form(annotation)[1]])
     return f"expected {describe(annotation)}, got {value!r}{hint}"
 
 
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+def _is_number_of(annotation: Annotation, text: str) -> bool:
+    """Whether text looks like a number that would fit."""
+    for kind in (int, float):
+        try:
+            return accepts(annotation, kind(text))
+        except ValueError:
+            continue
+    return False

@@ -250,6 +250,10 @@ UNFITTING = [
     ("counts", [2, 0], "expected list of int >= 1 or None, got [2, 0]"),
     ("weight", -0.5, "expected float >= 0, got -0.5"),
     ("start", -1, "expected int >= 0, got -1"),
+    ("start", -1.0, "expected int >= 0, got -1.0"),
+    ("weight", -1.0, "expected float >= 0, got -1.0"),
+    ("count", "0", "expected int >= 1, got '0'"),
+    ("count", "1", "expected int >= 1, got '1'; write the number without quotes"),
 ]
 
 
@@ -300,3 +304,41 @@ def test_everything_wrong_is_shown_at_once_up_to_ten_lines():
 
 def test_a_parameter_called_target_is_no_configuration():
     check(run_with({"target": "not a path"}, f"{HERE}.Recorder"))
+
+
+@pytest.mark.parametrize(
+    "key", ["unet_config", "sampler_config", "objective_config", "optimizer_config"]
+)
+@pytest.mark.parametrize(
+    ("component", "message"),
+    [
+        ({"params": {"a": 1}}, "has params but no target"),
+        ({"params": {}}, "has params but no target"),
+        ({"params": None}, "has params but no target"),
+        ({"Target": "torch.nn.Identity", "params": {}}, "has params but no target"),
+        ({"betas": [0.5]}, "expected a mapping with a target, got keys betas"),
+        ({}, "expected a mapping with a target, got keys nothing"),
+    ],
+)
+def test_a_component_without_a_target_is_refused(key, component, message):
+    params = {"unet_config": None, "first_stage_config": None, key: component}
+    config = run_with(params, "ldm.models.diffusion.ddpm.LatentDiffusion")
+    assert problems(config) == [f"model.params.{key}: {message}"]
+
+
+@pytest.mark.parametrize("place", ["anything", "anything.0.weighting"])
+def test_params_without_a_target_are_found_wherever_they_stand(place):
+    key, *inner = place.split(".")
+    value = {"params": {"gamma": 5.0}}
+    for part in reversed(inner):
+        value = [value] if part == "0" else {part: value}
+    expected = f"model.params.{place}: has params but no target"
+    assert problems(run_with({key: value})) == [expected]
+
+
+def test_a_part_of_the_command_line_that_has_a_target_of_its_own_needs_none():
+    check({"lightning": {"logger": {"params": {}}, "modelcheckpoint": {"params": {}}}})
+
+
+def test_a_mapping_with_params_among_other_things_is_not_judged():
+    check(run_with({"anything": {"name": "x", "params": {}}}))
