@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 from numpy.lib import format as npy
@@ -61,7 +63,8 @@ def npy_shape(path: Path, channels: int) -> tuple[int, int]:
     Raises ValueError for another number of channels, other dimensions, and for a file that is no
     such array or shorter than its header says.
     """
-    shape = npy.open_memmap(path, mode="r").shape
+    with path.open("rb") as file:
+        shape = _header(file)
     _require_channels(shape, channels)
     return shape[0], shape[1]
 
@@ -79,10 +82,28 @@ def read_npy(
     Raises ValueError as `npy_shape` and `scaled` do. Nothing in the file is run.
     """
     with path.open("rb") as file:
+        _header(file)
+        file.seek(0)
         values = npy.read_array(file, allow_pickle=False)
     _require_channels(values.shape, channels)
     pixels = with_dtype(scaled(values, value_range), dtype)
     return np.ascontiguousarray(pixels.reshape(*values.shape[:2], channels))
+
+
+def _header(file: BinaryIO) -> tuple[int, ...]:
+    """Shape of the array in a `.npy` file, whose numbers must be there."""
+    version = npy.read_magic(file)
+    if version not in ((1, 0), (2, 0), (3, 0)):
+        raise ValueError(f"is of version {version} of the format .npy, expected 1, 2 or 3")
+    read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+    shape, _, dtype = read(file)
+    if dtype.hasobject:
+        raise ValueError("holds Python objects, expected numbers")
+    needed = math.prod(shape) * dtype.itemsize
+    found = os.fstat(file.fileno()).st_size - file.tell()
+    if found < needed:
+        raise ValueError(f"is shorter than its header says: {found} bytes of {needed}")
+    return shape
 
 
 def _require_channels(shape: tuple[int, ...], channels: int) -> None:
