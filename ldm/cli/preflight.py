@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ldm.cli.preflight_first_stage import check_perceptual, check_precision, check_transforms
 from ldm.conditioning.labels import ClassEmbedder
 from ldm.config import ConfigError, did_you_mean, instantiate_model
 from ldm.config.signature import parameter_problems
@@ -19,11 +20,14 @@ from ldm.io.checkpoint import compare, load_state
 from ldm.io.unpickle import unpickle
 from ldm.log import log
 from ldm.losses.autoencoder import FirstStageLoss
+from ldm.models.diffusion.scale import require_source
+from ldm.models.first_stage_module import FirstStageModule
 from ldm.tensor import to_image_tensor
 
 __all__ = ["preflight"]
 
 LOGGED = ("batch", "split")  # arguments of `log_images` that the image logger gives itself
+SPLITS = ("train", "validation", "test")  # sets that the model sees
 
 
 def preflight(
@@ -32,31 +36,31 @@ def preflight(
     checkpoint: Path | None = None,
     *,
     callbacks: Mapping[str, Any] | None = None,
+    precision: object = None,
 ) -> None:
-    """Build the model without memory, then hold an example of the data against it.
+    """Build the model without memory, then hold an example of each data set against it.
 
     block: the `model:` block of the configuration.  data: the data module, its data sets built.
     checkpoint: the checkpoint to resume from.  callbacks: the block `lightning.callbacks`.
+    precision: the trainer's, where something is to be trained.
 
     Finds parts that do not fit each other, checkpoints that are missing or of another model, batch
     entries that the data does not have or that are no images, images of the wrong size or number of
-    channels, and pictures that the model cannot make.
+    channels, weights that nothing brings, and pictures that the model cannot make.
     Raises ConfigError.
     """
     with torch.device("meta"), _only_warnings():
         model = instantiate_model(block)
     model.to("meta")  # checkpoints brought real weights, of which only the shapes matter here
-    origin, sample = _first_sample(data)
-    needed = _needed(model)
-    for key, where in needed.items():
-        if key not in sample:
-            raise ConfigError(
-                f"{where}: {key!r} is no entry of the data, which has {', '.join(sorted(sample))}"
-                + did_you_mean(key, sample)
-            )
-    _check_images(model, _image(model, sample, origin), origin)
+    for split in [name for name in SPLITS if name in data.datasets] or [*data.datasets][:1]:
+        image = _checked_image(model, data.datasets[split], f"data.params.{split}")
+        if split == "train" and isinstance(model, FirstStageModule):
+            check_transforms(model, min(image.shape[:2]))
     _check_classes(model, data.num_classes)
     _check_pictures(model, callbacks or {})
+    if isinstance(model, FirstStageModule):
+        check_precision(precision)
+        check_perceptual(model, is_resumed=checkpoint is not None)
     if checkpoint is None:
         _check_first_stage(model, block.get("params") or {})
     else:
@@ -79,6 +83,10 @@ def _check_first_stage(model: Any, params: Mapping[str, Any]) -> None:
 
     Otherwise a forgotten key would cost a whole training on latents that say nothing.
     """
+    try:
+        require_source(params)
+    except ConfigError as error:
+        raise ConfigError(f"model.params.{error}") from error
     config = params.get("first_stage_config")
     first_stage = getattr(model, "first_stage_model", None)
     if first_stage is None or not isinstance(config, Mapping) or params.get("ckpt_path"):
@@ -91,20 +99,26 @@ def _check_first_stage(model: Any, params: Mapping[str, Any]) -> None:
         )
 
 
-def _first_sample(data: Any) -> tuple[str, Mapping[str, Any]]:
-    """The first example of the training set, or of another set where there is none.
+def _checked_image(model: Any, data: Any, origin: str) -> Tensor:
+    """The image of the first example of a data set, which must have what the model reads.
 
-    Returns the place of its set in the configuration, and the example.
+    origin: place of the set in the configuration.
     """
-    split = "train" if "train" in data.datasets else next(iter(data.datasets))
-    origin = f"data.params.{split}"
-    sample = data.datasets[split][0]
+    sample = data[0]
     if not isinstance(sample, Mapping):
         raise ConfigError(
             f"{origin}: an example is of type {type(sample).__name__}; expected a mapping of names "
             "to values, such as {'image': ..., 'class_label': ...}"
         )
-    return origin, sample
+    for key, where in _needed(model).items():
+        if key not in sample:
+            raise ConfigError(
+                f"{where}: {key!r} is no entry of {origin}, which has {', '.join(sorted(sample))}"
+                + did_you_mean(key, sample)
+            )
+    image = _image(model, sample, origin)
+    _check_images(model, image, origin)
+    return image
 
 
 def _image(model: Any, sample: Mapping[str, Any], origin: str) -> Tensor:
@@ -213,7 +227,7 @@ def _check_images(model: Any, image: Tensor, origin: str) -> None:
         )
     size = model.image_size
     expected = (size, size) if isinstance(size, int) else tuple(size)
-    if (height, width) != expected:
+    if (height, width) != expected and origin == "data.params.train":
         log.warning(
             "model.params.image_size is %s, but what is diffused is %d x %d: sampling scripts will "
             "draw at a size that was not trained",

@@ -52,8 +52,14 @@ def train(argv: Sequence[str]) -> RunDir:
     callbacks = config["lightning"].get("callbacks") or {}
     callback_configs(callbacks, run)
     data = _data(config, args)
-    preflight(config["model"], data, run.resume_from, callbacks=callbacks)
     is_tested = data.has_test and args.test is not False
+    preflight(
+        config["model"],
+        data,
+        run.resume_from,
+        callbacks=callbacks,
+        precision=options["precision"] if args.train or not is_tested else None,
+    )
     if not (args.train or is_tested):
         log.info("the configuration can be trained; add -t to do so")
         return run

@@ -257,14 +257,18 @@ class FirstStageModule(pl.LightningModule, ABC):
         return MicroBatch(images, draws, self._transform(images, step))
 
     def _transform(self, images: Tensor, step: int) -> Transform | None:
-        """What this step does to the latents, the same on all ranks.
-
-        Raises ConfigError when images may become too small for the loss, in any step.
-        """
+        """What this step does to the latents, the same on all ranks; see `require_transformable`."""
         if self.equivariance is None:
             return None
-        factor, side = self.downsample_factor, min(images.shape[2:])
-        smallest, needed = self.equivariance.smallest_side(side, factor), self.loss.smallest_side
+        self.require_transformable(min(images.shape[2:]))
+        return self.equivariance.draw(self.seed, step, self.downsample_factor)
+
+    def require_transformable(self, side: int) -> None:
+        """Raise ConfigError when images of so many pixels may become too small for the loss."""
+        if self.equivariance is None:
+            return
+        smallest = self.equivariance.smallest_side(side, self.downsample_factor)
+        needed = self.loss.smallest_side
         if smallest < needed:
             raise ConfigError(
                 f"equivariance.scales: the lowest, {self.equivariance.scales[0]:g}, makes images "
@@ -272,7 +276,6 @@ class FirstStageModule(pl.LightningModule, ABC):
                 f"{needed}; take {min(1.0, needed / side):.3g} or more, larger images or a smaller "
                 "disc_num_layers"
             )
-        return self.equivariance.draw(self.seed, step, factor)
 
     def _resized(self, images: Tensor, step: int) -> Tensor:
         """Images at the side that this step draws among low, low + 16, ... high pixels."""

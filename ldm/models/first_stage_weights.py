@@ -38,5 +38,6 @@ def load_first_stage(
         if name.startswith("loss.")
     }
     fitting = {k: v for k, v in given.items() if k in own and own[k].shape == v.shape}
-    loss.load_state_dict(fitting, strict=False)
+    is_meta = any(value.is_meta for value in own.values())
+    loss.load_state_dict(fitting, strict=False, assign=is_meta)
     return bool(fitting)

@@ -18,7 +18,7 @@ from ldm.config import ConfigError
 from ldm.io.digest import sha256_of
 from ldm.log import log
 
-__all__ = ["first_batches", "given_scale", "measured_scale", "require_scale"]
+__all__ = ["first_batches", "given_scale", "measured_scale", "require_scale", "require_source"]
 
 
 def given_scale(config: Mapping[str, Any]) -> float | Tensor:
@@ -55,11 +55,23 @@ def require_scale(scale: float | Tensor) -> None:
         )
 
 
-def _recorded_scale(path: str, first_stage: object) -> float:
+def require_source(config: Mapping[str, Any]) -> None:
+    """The same of a configured model, by its parameters alone: before it has any numbers."""
+    is_restored = config.get("ckpt_path") and not config.get("load_only_unet")
+    has_source = is_restored or _checkpoint_of(config.get("first_stage_config"))
+    if config.get("latent_stats") and not has_source:
+        require_scale(math.nan)
+
+
+def _checkpoint_of(first_stage: object) -> str | None:
     params = first_stage.get("params") if isinstance(first_stage, Mapping) else None
-    checkpoint = (params or {}).get("ckpt_path")
+    return (params or {}).get("ckpt_path")
+
+
+def _recorded_scale(path: str, first_stage: object) -> float:
+    checkpoint = _checkpoint_of(first_stage)
     if not checkpoint:
-        return float("nan")
+        return math.nan
     if not Path(path).is_file():
         raise ConfigError(
             f"latent_stats: there is no file {path}; scripts/latent_stats.py makes it"
