@@ -14,12 +14,20 @@ import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 
+from ldm.callbacks.divergence import Diverged, non_finite
 from ldm.callbacks.progress import accumulation
 from ldm.config import ConfigError, did_you_mean
 from ldm.log import log
-from ldm.ranks import alone
+from ldm.ranks import alone, sum_over_ranks
 
-__all__ = ["AtomicCheckpointIO", "LastCheckpoint", "MonitorCheck", "Stopped", "signals_restored"]
+__all__ = [
+    "AtomicCheckpointIO",
+    "CheckedTrainer",
+    "LastCheckpoint",
+    "MonitorCheck",
+    "Stopped",
+    "signals_restored",
+]
 
 
 SIGNALS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
@@ -169,7 +177,7 @@ class LastCheckpoint(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
         """Save what there is; a failure to do so must not hide the exception."""
-        if not self._is_training or isinstance(exception, Stopped):
+        if not self._is_training or isinstance(exception, Stopped | Diverged):
             return
         self._is_training = False
         try:
@@ -237,11 +245,51 @@ class LastCheckpoint(pl.Callback):
 
     def _save_alone(self, trainer: pl.Trainer) -> None:
         """Save without the other processes, which may never come."""
-        if trainer.is_global_zero:
+        if count := int(non_finite(trainer.lightning_module)):
+            log.warning("%d tensors are not finite, so %s stays as it was", count, self.path)
+        elif trainer.is_global_zero:
             with alone():
                 checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
             trainer.strategy.checkpoint_io.save_checkpoint(checkpoint, self.path)
             log.warning("saved %s at step %d", self.path, trainer.global_step)
+
+
+class CheckedTrainer(pl.Trainer):
+    """Lightning's trainer, which writes no checkpoint of weights that are not finite.
+
+    It ends the training instead, in all processes. Checking waits for the device, as writing does.
+    """
+
+    def save_checkpoint(
+        self,
+        filepath: str | Path,
+        weights_only: bool | None = None,
+        storage_options: Any = None,
+    ) -> None:
+        """Write a checkpoint; every process calls this.
+
+        Raises Diverged, after the first process has said so.
+        """
+        count = non_finite(self.lightning_module).to(self.strategy.root_device)
+        if total := int(sum_over_ranks(count)):
+            if self.is_global_zero:
+                log.error("error: %s", self._diverged(int(count) or total))
+            raise Diverged
+        super().save_checkpoint(filepath, weights_only, storage_options)
+
+    def _diverged(self, count: int) -> str:
+        tensors = len(list(self.lightning_module.parameters()))
+        what = (
+            f"after step {self.global_step} {count} of {tensors} tensors of the weights are not "
+            "finite, so training ends and they are not saved"
+        )
+        written = (call.path for call in self.callbacks if isinstance(call, LastCheckpoint))  # type: ignore[attr-defined]
+        kept = next((path for path in written if path.is_file()), self.ckpt_path)
+        if kept is None:
+            return f"{what}; nothing had been saved yet: start anew with a smaller learning rate"
+        return (
+            f"{what}; {kept} is kept: go on from it, or an earlier one, at a smaller learning rate"
+        )
 
 
 class MonitorCheck(pl.Callback):

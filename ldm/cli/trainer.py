@@ -16,9 +16,15 @@ from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 from pytorch_lightning.strategies import DDPStrategy
 from torch.utils.tensorboard import SummaryWriter
 
-from ldm.callbacks.checkpoints import AtomicCheckpointIO, LastCheckpoint, MonitorCheck
+from ldm.callbacks.checkpoints import (
+    AtomicCheckpointIO,
+    CheckedTrainer,
+    LastCheckpoint,
+    MonitorCheck,
+)
 from ldm.callbacks.images import ImageLogger
 from ldm.callbacks.progress import TrainingProgress
+from ldm.callbacks.rate import GivenRate
 from ldm.callbacks.run import RunRecord, SeededSteps
 from ldm.callbacks.throughput import Throughput
 from ldm.cli.arguments import Devices, parse_devices
@@ -180,7 +186,7 @@ def build_trainer(
         **options,
     }
     plain = is_trial(options)
-    callbacks: list[Callback] = [SeededSteps(record.seed)]
+    callbacks: list[Callback] = [SeededSteps(record.seed), GivenRate()]
     callbacks += _callbacks(lightning.get("callbacks") or {}, run, plain=plain)
     if not plain:
         callbacks.insert(0, record)
@@ -189,7 +195,7 @@ def build_trainer(
     if arguments.pop("enable_progress_bar", True) and not plain:
         callbacks.append(TrainingProgress())
     try:
-        return pl.Trainer(
+        return CheckedTrainer(
             **arguments,
             callbacks=callbacks,
             logger=[] if plain else _loggers(lightning.get("logger"), run),
