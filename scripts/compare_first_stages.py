@@ -14,6 +14,7 @@ from functools import partial
 from ldm.benchmark.first_stages import costs
 from ldm.cli.exits import exit_code
 from ldm.cli.first_stages import add_judge, add_running
+from ldm.cli.image_format import add_image_format
 from ldm.cli.side_by_side import compare_and_write
 
 
@@ -26,8 +27,10 @@ def compare_first_stages(argv: Sequence[str]) -> None:
     add("--unet", metavar="YAML", help="diffusion model whose network's work is counted")
     add("--out", metavar="DIR", default="outputs/compare", help="where all is written")
     add("--size", type=int, help="the square in the centre at this side; default: as it is")
-    add("--weights", choices=("ema", "raw"), default="ema", help="averaged, or as trained last")
+    weights = "averaged, or as trained last; default: averaged where the run kept some"
+    add("--weights", choices=("ema", "raw"), help=weights)
     add("--repeats", type=int, default=7, help="timed calls, of which the median counts")
+    add_image_format(parser)
     add_judge(parser)
     add_running(parser)
     args = parser.parse_args(argv)

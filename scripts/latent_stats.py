@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from ldm.cli.exits import exit_code
 from ldm.cli.first_stages import add_running
+from ldm.cli.image_format import add_image_format
 from ldm.cli.latents import STATISTICS_FILE, measure_latents
 
 
@@ -29,6 +30,7 @@ def latent_stats(argv: Sequence[str]) -> None:
     add("--seed", type=int, default=0, help="of the choice of images")
     where = f"default: {STATISTICS_FILE} in the run, or beside the checkpoint"
     add("--out", metavar="FILE", help=where)
+    add_image_format(parser)
     add_running(parser)
     measure_latents(parser.parse_args(argv))
 

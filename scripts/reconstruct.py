@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from ldm.cli.exits import exit_code
 from ldm.cli.first_stages import add_judge, add_running
+from ldm.cli.image_format import add_image_format
 from ldm.cli.reconstruction import reconstruct_and_write
 
 
@@ -24,9 +25,11 @@ def reconstruct(argv: Sequence[str]) -> None:
     add("--config", metavar="YAML", help="configuration of a checkpoint outside a run")
     add("--out", metavar="DIR", default="outputs/reconstruct", help="where all is written")
     add("--size", type=int, help="the square in the centre at this side; default: as it is")
-    add("--weights", choices=("ema", "raw"), default="ema", help="averaged, or as trained last")
+    weights = "averaged, or as trained last; default: averaged where the run kept some"
+    add("--weights", choices=("ema", "raw"), help=weights)
     add("--sample", action="store_true", help="a sample of the posterior, not its mode (KL)")
     add("--seed", type=int, default=0, help="of the samples")
+    add_image_format(parser)
     add_judge(parser)
     add_running(parser)
     reconstruct_and_write(parser.parse_args(argv))

@@ -33,7 +33,7 @@ def costs(
     repeats: int,
     unet: str | None = None,
 ) -> dict[str, Any]:
-    """What one image (1, H, W, C) uint8 and its latent (c, h, w) cost, as a record says it.
+    """What one image (1, H, W, C) and its latent (c, h, w) cost, as a record says it.
 
     Milliseconds of both halves, the median of `repeats` calls; and the GFLOP of one step of the
     denoiser that the configuration `unet` describes.

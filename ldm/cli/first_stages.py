@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from ldm.cli.rundir import run_of
 from ldm.cli.sampling import model_files
@@ -20,6 +22,7 @@ from ldm.config import (
     instantiate_from_config,
     load,
     model_block,
+    to_plain,
     trust,
     with_key,
     without_checkpoints,
@@ -30,6 +33,7 @@ from ldm.io.checkpoint import load_into, load_state, select
 from ldm.io.compvis import from_published
 from ldm.io.digest import sha256_of
 from ldm.log import log
+from ldm.losses.perceptual import LpipsChannels
 
 __all__ = [
     "LoadedFirstStage",
@@ -53,6 +57,8 @@ class LoadedFirstStage:
     module: has `encode`, `decode`, `downsample_factor`.  checkpoint, sha256: its file.
     weights: the averaged ones or those trained last, whichever were there.
     channels: of its images.  size: pixels that it was trained on, None where that is unknown.
+    trained_with: `dtype` and `value_range` of its training data and `lpips_channels` of its loss,
+        as far as its configuration says them.
     """
 
     name: str
@@ -62,6 +68,7 @@ class LoadedFirstStage:
     weights: Weights
     channels: int
     size: int | None
+    trained_with: dict[str, Any] = field(default_factory=dict)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -93,10 +100,21 @@ def add_judge(parser: argparse.ArgumentParser) -> None:
     add("--lpips-weights", metavar="FILE", help="vgg16-397923af.pth, or a state dict of LPIPS")
     add("--inception-weights", metavar="FILE", help="for rFID and R-IS, by torch-fidelity")
     add("--features", metavar="YAML", help="another network (target, params) for the distance")
+    add(
+        "--lpips-channels",
+        nargs="+",
+        metavar="CHANNEL",
+        help="three that are red, green and blue, counted from 0, or each; default: as trained",
+    )
 
 
-def judge_of(args: argparse.Namespace, device: torch.device) -> Judge:
-    """What the flags of `add_judge` describe; ConfigError for files that are none."""
+def judge_of(
+    args: argparse.Namespace, device: torch.device, channels: LpipsChannels = None
+) -> Judge:
+    """What the flags of `add_judge` describe; ConfigError for files that are none.
+
+    channels: of the images that LPIPS compares.
+    """
     if args.inception_weights and args.features:
         raise ConfigError("--inception-weights and --features: one network at a time")
     extractor: Extractor | None = None
@@ -104,8 +122,8 @@ def judge_of(args: argparse.Namespace, device: torch.device) -> Judge:
         extractor = inception(args.inception_weights, device)
     elif args.features:
         extractor = configured_extractor(args.features, device)
-    lpips = None if args.lpips_weights is None else lpips_of(args.lpips_weights, device)
-    return Judge(lpips, extractor)
+    lpips = None if args.lpips_weights is None else lpips_of(args.lpips_weights, device, channels)
+    return Judge(lpips, extractor, lpips_channels=channels)
 
 
 def load_first_stage(
@@ -113,17 +131,17 @@ def load_first_stage(
     config: str | None,
     *,
     device: torch.device,
-    weights: Weights = "ema",
+    weights: Weights | None = None,
     trusted: Sequence[str] = (),
 ) -> LoadedFirstStage:
     """The first stage of a run of its own, or inside a run of a latent diffusion model.
 
     path: a run directory, or a checkpoint.  config: describes a checkpoint outside a run.
-    weights: averaged ones are taken where the first stage's own run kept them. Inside a diffusion
-        model it is as that uses it.
+    weights: the averaged ones or those trained last; by default the averaged ones where the first
+        stage's own run kept them. Inside a diffusion model it is as that uses it.
 
-    Raises ConfigError: no such run or checkpoint, a checkpoint of another model, a diffusion model
-    without a first stage, images that no file can hold.
+    Raises ConfigError: no such run or checkpoint, a checkpoint of another model or without the
+    averaged weights that were asked for, a diffusion model without a first stage.
     """
     for package in trusted:
         trust(package)
@@ -135,18 +153,20 @@ def load_first_stage(
     block, prefix = _first_stage_block(path, without_checkpoints(block))
     where = "model.params.first_stage_config" if prefix else "model"
     with with_key(str(files[-1])):
-        module = instantiate_from_config(block, path=where)
+        trained_with = _trained_with(whole, block)
+        module = instantiate_from_config(_without_loss(block), path=where)
     if not all(hasattr(module, name) for name in ("encode", "decode", "downsample_factor")):
         raise ConfigError(f"{path}: holds a {type(module).__name__}, which is no first stage")
-    used = _restore(module, checkpoint, prefix, "raw" if prefix else weights)
+    used = _restore(module, checkpoint, prefix, weights)
     return LoadedFirstStage(
         name=_name(path, checkpoint),
         module=module.to(device).eval().requires_grad_(False),
         checkpoint=checkpoint,
         sha256=sha256_of(checkpoint),
         weights=used,
-        channels=_channels(path, module),
+        channels=_channels(module),
         size=(block.get("params") or {}).get("ddconfig", {}).get("resolution"),
+        trained_with=trained_with,
     )
 
 
@@ -171,13 +191,39 @@ def _first_stage_block(path: str, block: Mapping[str, Any]) -> tuple[dict[str, A
             f"{path}: holds a {name}, a diffusion model without a first stage; give the run of a "
             "first stage, or of a latent diffusion model"
         )
-    if "lossconfig" in params:  # nothing is trained: its networks would only take time
-        params["lossconfig"] = {"target": "torch.nn.Identity"}
     return {"target": block.get("target"), "params": params}, prefix
 
 
-def _restore(module: Any, checkpoint: Path, prefix: str, weights: Weights) -> Weights:
-    """Load a first stage's weights; those that it was asked for, as far as there are both."""
+def _without_loss(block: Mapping[str, Any]) -> dict[str, Any]:
+    """A first stage that is not trained: the networks of its loss would only take time."""
+    params = dict(block["params"])
+    if "lossconfig" in params:
+        params["lossconfig"] = {"target": "torch.nn.Identity"}
+    return {**block, "params": params}
+
+
+def _trained_with(whole: DictConfig, block: Mapping[str, Any]) -> dict[str, Any]:
+    """How images were read and compared in training, as far as a configuration says it."""
+    found: dict[str, Any] = {}
+    for key in ("dtype", "value_range"):
+        try:
+            value = OmegaConf.select(whole, f"data.params.train.params.{key}")
+        except OmegaConfBaseException as error:
+            raise ConfigError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
+        found[key] = to_plain(value)
+    loss = block["params"].get("lossconfig")
+    loss_params = loss.get("params") if isinstance(loss, Mapping) else None
+    found["lpips_channels"] = (loss_params or {}).get("lpips_channels")
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def _restore(module: Any, checkpoint: Path, prefix: str, weights: Weights | None) -> Weights:
+    """Load a first stage's weights, the averaged ones where it has some unless others are asked."""
+    if prefix and weights == "ema":
+        raise ConfigError(
+            f"--weights ema: the first stage inside the diffusion model {checkpoint} is judged as "
+            "that uses it; leave the flag out"
+        )
     wanted = module.state_dict()
     if not wanted:  # the identity has none
         return "raw"
@@ -191,8 +237,13 @@ def _restore(module: Any, checkpoint: Path, prefix: str, weights: Weights) -> We
         ignored.append("model_ema.")
     renamed = from_published(state, {k: v for k, v in wanted.items() if has_average or _live(k)})
     load_into(module, renamed, ignore=ignored, source=str(checkpoint))
-    average = getattr(module, "model_ema", None)
-    if weights == "raw" or average is None or not has_average:
+    average = getattr(module, "model_ema", None) if has_average and not prefix else None
+    if weights == "ema" and average is None:
+        raise ConfigError(
+            f"--weights ema: {checkpoint} has no averaged weights; leave the flag out for those "
+            "trained last, or train with model.params.use_ema: true"
+        )
+    if weights == "raw" or average is None:
         log.info("%s: the weights as trained last", checkpoint)
         return "raw"
     average.copy_to(module.networks())
@@ -204,14 +255,9 @@ def _live(name: str) -> bool:
     return not name.startswith("model_ema.")
 
 
-def _channels(path: str, module: Any) -> int:
+def _channels(module: Any) -> int:
     encoder = getattr(module, "encoder", None)
-    channels = getattr(encoder, "in_channels", 3 if encoder else module.latent_channels)
-    if channels not in (1, 3):
-        raise ConfigError(
-            f"{path}: its first stage takes images of {channels} channels; image files have 1 or 3"
-        )
-    return int(channels)
+    return int(getattr(encoder, "in_channels", 3 if encoder else module.latent_channels))
 
 
 def versions() -> dict[str, str]:

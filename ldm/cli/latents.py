@@ -11,6 +11,7 @@ from tqdm import tqdm
 from ldm.autoencoders.scaling import LatentMoments
 from ldm.autoencoders.statistics import LatentStatistics
 from ldm.cli.first_stages import load_first_stage, versions
+from ldm.cli.image_format import pixel_formats
 from ldm.cli.rundir import run_of
 from ldm.cli.sampling import autocast, check_least, device_of
 from ldm.config import ConfigError
@@ -34,9 +35,12 @@ def measure_latents(args: argparse.Namespace) -> LatentStatistics:
     first = load_first_stage(
         args.run, args.config, device=device, weights="raw", trusted=args.trust
     )
-    data = image_set(
-        args.data, channels=first.channels, size=args.size, default_size=first.size or SIDE
-    )
+    (pixels,) = pixel_formats([first], args)
+    if (args.dtype or args.value_range) and not Path(args.data).is_dir():
+        raise ConfigError(
+            f"--dtype and --value-range: the configuration {args.data} says how images are read"
+        )
+    data = image_set(args.data, pixels=pixels, size=args.size, default_size=first.size or SIDE)
     order = np.random.default_rng(args.seed).permutation(len(data))
     indices = sorted(order[: args.n].tolist())
     if len(indices) < args.n:

@@ -11,6 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ldm.cli.first_stages import judge_of, load_first_stage, versions
+from ldm.cli.image_format import format_facts, lpips_channels, pixel_formats
 from ldm.cli.sampling import autocast, check_least, device_of, output_directory
 from ldm.evaluation.first_stage import judged
 from ldm.evaluation.pictures import Pictures, image_files
@@ -26,12 +27,14 @@ def reconstruct_and_write(args: argparse.Namespace) -> dict[str, Any]:
     Raises ConfigError for what the user got wrong.
     """
     check_least(args, size=1, seed=0)
-    device, paths = device_of(args.device), image_files(args.images)
+    device = device_of(args.device)
     first = load_first_stage(
         args.run, args.config, device=device, weights=args.weights, trusted=args.trust
     )
-    judge = judge_of(args, device)
-    pictures = Pictures(paths, first.channels, args.size)
+    (pixels,) = pixel_formats([first], args)
+    paths = image_files(args.images, pixels.extensions)
+    judge = judge_of(args, device, lpips_channels([first], args))
+    pictures = Pictures(paths, pixels, args.size)
     out = output_directory(args.out)
     seed = args.seed if args.sample else None
     began = time.perf_counter()
@@ -41,14 +44,14 @@ def reconstruct_and_write(args: argparse.Namespace) -> dict[str, Any]:
             bar.update(done + len(pictures.bad) - bar.n)
 
         found = judged(first.module, pictures, judge, device=device, seed=seed)
-        entries = write_reconstructions(found, out, on_image=show)
+        entries = write_reconstructions(found, out, pixels=pixels, on_image=show)
         show(len(entries))
     record = {
         "first_stage": first.facts,
         "precision": args.precision,
         "device": str(device),
         "latents": f"posterior samples, seed {args.seed}" if args.sample else "the most likely",
-        "compared": "uint8, the reconstruction rounded as in its file",
+        "pixels": format_facts(pixels),
         "summary": judge.summary(),
         "bad": pictures.bad,
         "images": entries,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ldm.cli.first_stages import LoadedFirstStage, judge_of, load_first_stage, versions
+from ldm.cli.image_format import format_facts, lpips_channels, pixel_formats, shared_files
 from ldm.cli.sampling import autocast, check_least, device_of, output_directory
 from ldm.evaluation.first_stage import Judge
 from ldm.evaluation.pictures import Pictures, image_files
@@ -35,14 +35,16 @@ def compare_and_write(args: argparse.Namespace, costs: Costs) -> str:
     Raises ConfigError for what the user got wrong.
     """
     check_least(args, size=1, repeats=1)
-    device, paths = device_of(args.device), image_files([args.images])
+    device = device_of(args.device)
     stages = [_load(word, args, device) for word in args.runs]
-    judge = judge_of(args, device)
+    formats = pixel_formats(stages, args)
+    paths = image_files([args.images], shared_files(formats))
+    judge = judge_of(args, device, lpips_channels(stages, args))
     out = output_directory(args.out)
     with tqdm(total=len(paths) * len(stages), unit="image") as bar:
         contenders = [
-            _measured(first, Judge(judge.lpips, judge.extractor), paths, args, costs, bar)
-            for first in stages
+            _measured(first, judge.anew(), Pictures(paths, pixels, args.size), args, costs, bar)
+            for first, pixels in zip(stages, formats, strict=True)
         ]
     facts = [each.facts for each in contenders]
     table = comparison_table(facts)
@@ -72,13 +74,12 @@ def _load(word: str, args: argparse.Namespace, device: torch.device) -> LoadedFi
 def _measured(
     first: LoadedFirstStage,
     judge: Judge,
-    paths: Sequence[Path],
+    pictures: Pictures,
     args: argparse.Namespace,
     costs: Costs,
     bar: Any,
 ) -> Contender:
     device = device_of(args.device)
-    pictures = Pictures(paths, first.channels, args.size)
     with autocast(device, args.precision):
         found = contender(
             first.module,
@@ -90,4 +91,5 @@ def _measured(
             on_image=bar.update,
         )
     bar.update(len(pictures.bad))
-    return found._replace(facts={**first.facts, **found.facts})
+    facts = {**first.facts, "pixels": format_facts(pictures.pixels), **found.facts}
+    return found._replace(facts=facts)

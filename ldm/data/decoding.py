@@ -17,7 +17,15 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from ldm.data.arrays import Dtype, scaled, with_dtype
 from ldm.data.deep import is_deep, laid_out, read_sixteen_bits, require_all_bits
 
-__all__ = ["EXTENSIONS", "MODES", "UNREADABLE", "header_size", "read_image", "reason"]
+__all__ = [
+    "EXTENSIONS",
+    "MODES",
+    "UNREADABLE",
+    "header_size",
+    "read_image",
+    "reason",
+    "stored_range",
+]
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's, by the number of channels
 
@@ -94,6 +102,14 @@ def read_image(
             ImageOps.exif_transpose(image, in_place=True)
             return _all_bits(image, channels, value_range)
     return with_dtype(laid_out(scaled(read_sixteen_bits(path)), channels), "float32")
+
+
+def stored_range(path: Path) -> tuple[float, float] | None:
+    """Lowest and highest number that an image file can hold; None for one of floating point."""
+    with Image.open(path) as image:
+        if image.mode == "F":
+            return None
+        return (0, 65535) if image.mode.startswith("I") or is_deep(image) else (0, 255)
 
 
 def _opened(path: Path, channels: int) -> Image.Image:

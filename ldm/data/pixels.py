@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ldm.config import ConfigError, did_you_mean
 from ldm.data.arrays import Dtype, npy_shape, read_npy
-from ldm.data.decoding import EXTENSIONS, MODES, header_size, read_image
+from ldm.data.decoding import EXTENSIONS, MODES, header_size, read_image, stored_range
 
 __all__ = ["NPY", "PixelFormat"]
 
@@ -82,3 +82,12 @@ class PixelFormat:
             value_range=self.value_range,
             draft_side=draft_side,
         )
+
+    def limits(self, path: Path) -> tuple[float, float]:
+        """The numbers of a file that can be read that are lowest and highest as pixels."""
+        if path.suffix.lower() == NPY:
+            kind = np.load(path, mmap_mode="r", allow_pickle=False).dtype
+            limits = np.iinfo(kind) if kind.kind in "iu" else None
+            stored = None if limits is None else (float(limits.min), float(limits.max))
+            return self.value_range or stored or (0.0, 1.0)
+        return stored_range(path) or self.value_range or (0.0, 1.0)

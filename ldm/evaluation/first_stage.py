@@ -1,7 +1,7 @@
-"""How well a first stage reconstructs images, judged as a viewer gets them: in 8 bits.
+"""How well a first stage reconstructs images, judged as a file would hold them.
 
-Images are uint8; a reconstruction is rounded to uint8, as a PNG file would hold it, before anything
-is measured.
+Of uint8 images, a reconstruction is rounded to uint8 before anything is measured; of float32 images
+in [-1, 1], it is clipped to that.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -24,13 +24,14 @@ from ldm.config import ConfigError
 from ldm.diffusion.draws import KeyedDraws
 from ldm.evaluation.extractor import Extractor
 from ldm.evaluation.frechet import FeatureMoments, classifier_score, frechet_distance
-from ldm.fidelity import SSIM_WINDOW, psnr, ssim
-from ldm.losses.perceptual import LPIPS
+from ldm.fidelity import SSIM_WINDOW, detail, psnr, ssim
+from ldm.losses.perceptual import LPIPS, LpipsChannels
 from ldm.tensor import to_image_tensor, to_uint8
 
 __all__ = ["Judge", "Judged", "diffused_latents", "judged", "lpips_of", "reconstruct"]
 
 _SCORE_PARTS = 10
+_DETAIL_WINDOW = 3  # pixels of the Laplacian along one side
 
 
 def diffused_latents(first_stage: Any, images: Tensor, keys: Sequence[int | str]) -> Tensor:
@@ -55,8 +56,9 @@ def _latent(encoding: Any, keys: Sequence[int | str] | None, seed: int) -> Tenso
 def reconstruct(
     first_stage: Any, images: Tensor, keys: Sequence[int | str] | None = None, *, seed: int = 0
 ) -> tuple[Tensor, tuple[int, int, int]]:
-    """Reconstructions (B, H, W, C) uint8 of images (B, H, W, C) uint8, and the latents' (c, h, w).
+    """Reconstructions of images (B, H, W, C), and the latents' (c, h, w).
 
+    Both are uint8, or both float32 in [-1, 1].
     Images of any size are padded by reflection to multiples of the downsampling factor, and what
     was added is cut off again.
     keys: one per image, for samples of a KL posterior that depend on (seed, key) alone; without,
@@ -71,12 +73,19 @@ def reconstruct(
         raise ConfigError(f"--sample: {kind} gives one latent of an image, not a posterior")
     z = _latent(encoding, keys, seed)
     made = stage.decode(z, (images.shape[1], images.shape[2]))
-    return to_uint8(made), (z.shape[1], z.shape[2], z.shape[3])
+    return _as_stored(made, images.dtype), (z.shape[1], z.shape[2], z.shape[3])
+
+
+def _as_stored(made: Tensor, dtype: torch.dtype) -> Tensor:
+    """Images (B, C, H, W) as (B, H, W, C) of a type, clipped."""
+    if dtype == torch.uint8:
+        return to_uint8(made)
+    return made.float().clamp(-1, 1).permute(0, 2, 3, 1).contiguous()
 
 
 @dataclass(frozen=True)
 class Judged:
-    """One image (H, W, C) uint8, its reconstruction, the latent's (c, h, w) and its measures."""
+    """One image (H, W, C), its reconstruction, the latent's (c, h, w) and its measures."""
 
     name: str
     image: Tensor
@@ -93,7 +102,7 @@ def judged(
     device: torch.device,
     seed: int | None = None,
 ) -> Iterator[Judged]:
-    """Reconstruct and compare images in batches: names, and (B, H, W, C) uint8 of one size.
+    """Reconstruct and compare images in batches: names, and (B, H, W, C) of one size.
 
     seed: of samples of the posterior, which depend on it and the name; None for its mode.
 
@@ -112,19 +121,35 @@ class Judge:
 
     lpips: LPIPS with its weights, or None.  extractor: of features for the Frechet distance between
     all images and all reconstructions (rFID), and of logits for the score of the latter (R-IS).
+    lpips_channels: those of the images that both networks see: those that `lpips` was built with.
+        The extractor knows no `each`. A network is not shown images of channels that it does not
+        take.
     """
 
-    def __init__(self, lpips: nn.Module | None = None, extractor: Extractor | None = None) -> None:
-        self.lpips, self.extractor = lpips, extractor
+    def __init__(
+        self,
+        lpips: nn.Module | None = None,
+        extractor: Extractor | None = None,
+        *,
+        lpips_channels: LpipsChannels = None,
+    ) -> None:
+        self.lpips, self.extractor, self.lpips_channels = lpips, extractor, lpips_channels
+        self._unseen: dict[str, int] = {}  # networks' measures: channels that these do not take
+        self._detail = torch.zeros(2, dtype=torch.float64)  # of reconstructions, of images
         self._measures: list[dict[str, float]] = []
         self._sets = (FeatureMoments(), FeatureMoments())
         self._logits: list[Tensor] = []
 
+    def anew(self) -> Judge:
+        """A judge with the same networks that has measured nothing."""
+        return Judge(self.lpips, self.extractor, lpips_channels=self.lpips_channels)
+
     @torch.no_grad()
     def compare(self, images: Tensor, reconstructions: Tensor) -> list[dict[str, float]]:
-        """Measures of each pair, both (B, H, W, C) uint8: psnr in dB, ssim, lpips.
+        """Measures of each pair, both (B, H, W, C) of one type: psnr in dB, ssim, lpips.
 
-        What an image is too small for is left out: SSIM below 11 pixels, LPIPS below 16.
+        What an image is too small for is left out, SSIM below 11 pixels, LPIPS below 16; and LPIPS
+        for numbers of channels that it does not take.
         """
         pair = to_image_tensor(images), to_image_tensor(reconstructions)
         side = min(images.shape[1:3])
@@ -133,19 +158,37 @@ class Judge:
             columns = {"psnr": psnr(*pair)}
             if side >= SSIM_WINDOW:
                 columns["ssim"] = ssim(*pair)
-            if self.lpips is not None and side >= LPIPS.smallest_side:
+            is_seen = self._takes("lpips", images.shape[3])
+            if self.lpips is not None and is_seen and side >= LPIPS.smallest_side:
                 columns["lpips"] = self.lpips(*pair).flatten()
-            self._compare_features(images, reconstructions)
+            if side >= _DETAIL_WINDOW:
+                sums = [detail(each).double().sum().cpu() for each in reversed(pair)]
+                self._detail = self._detail + torch.stack(sums)
+            if self._takes("features", images.shape[3]):
+                self._compare_features(*pair)
         rows = zip(*(values.tolist() for values in columns.values()), strict=True)
         measures = [dict(zip(columns, row, strict=True)) for row in rows]
         self._measures += measures
         return measures
 
+    def _takes(self, name: Literal["lpips", "features"], channels: int) -> bool:
+        """Whether a network can be shown images of so many channels; if not, it is remembered."""
+        chosen = self.lpips_channels
+        if chosen is None or (chosen == "each" and name == "features"):
+            takes = channels in (1, 3)
+        else:
+            takes = chosen == "each" or max(chosen) < channels
+        if not takes:
+            self._unseen[name] = channels
+        return takes
+
     def _compare_features(self, images: Tensor, reconstructions: Tensor) -> None:
         if self.extractor is None:
             return
+        chosen = self.lpips_channels
         for moments, each in zip(self._sets, (images, reconstructions), strict=True):
-            planes = each.permute(0, 3, 1, 2).expand(-1, 3, -1, -1)  # grey becomes RGB
+            seen = each if chosen in (None, "each") else each[:, list(chosen)]
+            planes = to_uint8(seen).permute(0, 3, 1, 2).expand(-1, 3, -1, -1)  # grey becomes RGB
             features, logits = self.extractor(planes)
             moments.update(features)
         if logits is not None:
@@ -164,21 +207,30 @@ class Judge:
             values = [each[name] for each in self._measures if name in each]
             if values:
                 found[name] = _over_images(values)
+            elif name in self._unseen:
+                left_out[name] = _not_taken(self._unseen[name])
             elif name == "lpips" and self.lpips is None:
                 left_out[name] = "no weights were given (--lpips-weights FILE)"
             else:
                 left_out[name] = "every image is too small"
+        made, given = self._detail.tolist()
+        if given > 0:
+            found["sharpness"] = {"value": made / given}
+        else:
+            left_out["sharpness"] = "every image is blank or too small"
         self._summarise_sets(found, left_out)
         return found | {"left_out": left_out}
 
     def _summarise_sets(self, found: dict[str, Any], left_out: dict[str, str]) -> None:
-        if self.extractor is None:
-            reason = "no network was given (--inception-weights FILE or --features YAML)"
-            left_out |= {"rfid": reason, "r_is": reason}
-            return
-        is_inception = self.extractor.is_inception
+        is_inception = self.extractor is None or self.extractor.is_inception
         distance = "rfid" if is_inception else "frechet_distance"
         score = "r_is" if is_inception else "classifier_score"
+        if self.extractor is None or "features" in self._unseen:
+            reason = "no network was given (--inception-weights FILE or --features YAML)"
+            if "features" in self._unseen:
+                reason = _not_taken(self._unseen["features"])
+            left_out |= {distance: reason, score: reason}
+            return
         count = self._sets[0].count
         origin = {"features": self.extractor.label, "images": count}
         if count < 2:
@@ -196,17 +248,24 @@ class Judge:
             found[score] = {"value": mean, "std": std, "parts": _SCORE_PARTS, **origin}
 
 
+def _not_taken(channels: int) -> str:
+    return f"{channels} channels; --lpips-channels says which are red, green and blue"
+
+
 def _over_images(values: Sequence[float]) -> dict[str, float | int | None]:
     std = statistics.stdev(values) if len(values) > 1 else None
     return {"mean": math.fsum(values) / len(values), "std": std, "images": len(values)}
 
 
-def lpips_of(weights: str | Path, device: torch.device) -> LPIPS:
-    """LPIPS with the weights of a local file; ConfigError where there are none in it."""
+def lpips_of(weights: str | Path, device: torch.device, channels: LpipsChannels = None) -> LPIPS:
+    """LPIPS with the weights of a local file; ConfigError where there are none in it.
+
+    channels: of the images that it compares, `lpips_channels` of `LPIPS`.
+    """
     if not Path(weights).is_file():
         raise ConfigError(f"--lpips-weights {weights}: no such file")
     try:
-        return LPIPS(weights).to(device)
+        return LPIPS(weights, channels).to(device)
     except (ValueError, RuntimeError, UnpicklingError, AttributeError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"--lpips-weights {weights}: does not fit: {reason}") from error

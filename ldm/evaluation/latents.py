@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Subset
 
 from ldm.config import ConfigError, did_you_mean, instantiate_from_config, load
 from ldm.data.folder import ImageFolder
+from ldm.data.pixels import PixelFormat
 from ldm.evaluation.first_stage import diffused_latents
 from ldm.tensor import to_image_tensor
 
@@ -20,18 +21,25 @@ __all__ = ["image_set", "set_latents"]
 
 
 def image_set(
-    source: str, *, channels: int, size: int | None = None, default_size: int = 256
+    source: str, *, pixels: PixelFormat, size: int | None = None, default_size: int = 256
 ) -> Any:
     """The data set of a directory, or the training set of a configuration.
 
-    channels, size: of the images of a directory; the side in pixels is `default_size` where none
-        is given.
+    pixels, size: of the images of a directory; the side in pixels is `default_size` where none is
+        given.
 
     Raises ConfigError for a size beside a configuration, which says its own, and for a
     configuration without a training set.
     """
     if Path(source).is_dir():
-        return ImageFolder(source, size or default_size, split="all", channels=channels)
+        return ImageFolder(
+            source,
+            size or default_size,
+            split="all",
+            channels=pixels.channels,
+            dtype=pixels.dtype,
+            value_range=pixels.value_range,
+        )
     if size is not None:
         raise ConfigError(f"--size {size}: the configuration {source} says the size")
     config = load([source])

@@ -11,14 +11,14 @@ from torch import Tensor
 
 from ldm.evaluation.first_stage import Judge, judged
 from ldm.evaluation.pictures import Pictures
-from ldm.evaluation.sheets import Pixels, captioned_sheet
+from ldm.evaluation.sheets import AnyPixels, Pixels, captioned_sheet
 from ldm.evaluation.tables import markdown_table
 
 __all__ = ["Contender", "Costs", "comparison_sheet", "comparison_table", "contender"]
 
 SHEET_ROWS = 8  # images on the sheet
 
-# what a first stage costs for one image (1, H, W, C) uint8 whose latent is (c, h, w)
+# what a first stage costs for one image (1, H, W, C) whose latent is (c, h, w)
 Costs = Callable[[Any, Tensor, tuple[int, int, int]], dict[str, Any]]
 
 
@@ -26,8 +26,8 @@ class Contender(NamedTuple):
     """A first stage with what was found about it; `cells` are for the sheet."""
 
     facts: dict[str, Any]
-    cells: list[tuple[Pixels, str]]
-    originals: list[tuple[Pixels, str]]
+    cells: list[tuple[AnyPixels, str]]
+    originals: list[tuple[AnyPixels, str]]
 
 
 def contender(
@@ -44,8 +44,8 @@ def contender(
 
     name: under its reconstructions.  on_image: told of each image that could be read.
     """
-    cells: list[tuple[Pixels, str]] = []
-    originals: list[tuple[Pixels, str]] = []
+    cells: list[tuple[AnyPixels, str]] = []
+    originals: list[tuple[AnyPixels, str]] = []
     found_costs: dict[str, Any] = {}
     for found in judged(first_stage, pictures, judge, device=device):
         on_image()
@@ -76,6 +76,7 @@ def comparison_table(rows: Sequence[dict[str, Any]]) -> str:
         "numbers": [str(row["numbers"]) for row in rows],
     }
     measures = {"PSNR dB": ("psnr", "mean", 2), "SSIM": ("ssim", "mean", 3)}
+    measures |= {"sharpness": ("sharpness", "value", 2)}
     measures |= {"LPIPS": ("lpips", "mean", 3), "rFID": ("rfid", "value", 2)}
     measures |= {"R-IS": ("r_is", "value", 2)}
     measures |= {"Frechet distance": ("frechet_distance", "value", 4)}

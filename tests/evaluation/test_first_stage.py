@@ -16,7 +16,7 @@ from ldm.evaluation.first_stage import (
     lpips_of,
     reconstruct,
 )
-from ldm.fidelity import psnr, ssim
+from ldm.fidelity import detail, psnr, ssim
 from ldm.losses.perceptual import LPIPS
 from ldm.models.autoencoder import IdentityFirstStage
 from ldm.tensor import to_image_tensor
@@ -128,10 +128,46 @@ def test_what_is_not_measured_is_said():
     judge.compare(torch.zeros(1, 8, 8, 3, dtype=torch.uint8), torch.zeros(1, 8, 8, 3).byte())
     summary = judge.summary()
     assert summary["psnr"] == {"mean": 100, "std": None, "images": 1}
-    assert summary["left_out"].keys() == {"ssim", "lpips", "rfid", "r_is"}
+    assert summary["left_out"].keys() == {"ssim", "lpips", "rfid", "r_is", "sharpness"}
     assert "too small" in summary["left_out"]["ssim"]
     assert "--lpips-weights" in summary["left_out"]["lpips"]
     assert "--inception-weights" in summary["left_out"]["rfid"]
+    assert "blank" in summary["left_out"]["sharpness"]
+
+
+def test_floats_are_measured_as_they_are():
+    images = torch.rand(2, 16, 16, 13, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    judge = Judge()
+    found = list(judged(Darker(), batches(images), judge, device=CPU))
+    pair = images.permute(0, 3, 1, 2), Darker().decode(Darker().encode(images.permute(0, 3, 1, 2)))
+    made = torch.stack([each.reconstruction for each in found])
+    assert torch.equal(made, pair[1].permute(0, 2, 3, 1))
+    assert [each.measures["psnr"] for each in found] == pytest.approx(psnr(*pair).tolist())
+    assert [each.measures["ssim"] for each in found] == pytest.approx(ssim(*pair).tolist())
+    given, left = (float(detail(each).sum()) for each in pair)
+    assert judge.summary()["sharpness"]["value"] == pytest.approx(left / given)
+
+
+def test_networks_see_three_channels_or_the_chosen_ones():
+    network = LPIPS(lpips_channels=[3, 2, 1])
+    network.load_state_dict(network.state_dict())
+    images = torch.rand(2, 16, 16, 13, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    extractor = Extractor(Brightness(), "brightness", is_inception=True)
+    judge = Judge(network, extractor, lpips_channels=[3, 2, 1])
+    (first, _) = judge.compare(images, images / 2)
+    chosen, alone = images[:1, ..., [3, 2, 1]], LPIPS()
+    alone.load_state_dict(network.state_dict())
+    with torch.no_grad():
+        expected = alone(to_image_tensor(chosen), to_image_tensor(chosen / 2))
+    assert first["lpips"] == pytest.approx(float(expected), rel=1e-5)
+    colours = Judge(extractor=extractor)
+    colours.compare(images[..., [3, 2, 1]], images[..., [3, 2, 1]] / 2)
+    assert judge.summary()["rfid"] == colours.summary()["rfid"]
+    blind = Judge(LPIPS(), extractor)
+    assert blind.compare(images, images / 2)[0].keys() == {"psnr", "ssim"}
+    left_out = blind.summary()["left_out"]
+    assert left_out.keys() == {"lpips", "rfid", "r_is"}
+    assert all("13 channels" in reason for reason in left_out.values())
 
 
 class Brightness(nn.Module):

@@ -5,8 +5,9 @@ import pytest
 from PIL import Image
 
 from ldm.config import ConfigError
+from ldm.data.pixels import PixelFormat
 from ldm.evaluation.pictures import Pictures, image_files
-from ldm.evaluation.sheets import captioned_sheet, heat_map
+from ldm.evaluation.sheets import captioned_sheet, heat_map, shown
 
 
 def saved(path, height=5, width=7, level=100):
@@ -41,7 +42,7 @@ def test_bad_files_are_left_out_and_named(tmp_path):
 
 
 def test_images_are_framed_to_a_size_and_grey_where_asked(tmp_path):
-    ((_, image),) = Pictures([saved(tmp_path / "a.png", 20, 40)], channels=1, size=8)
+    ((_, image),) = Pictures([saved(tmp_path / "a.png", 20, 40)], PixelFormat(1), size=8)
     assert tuple(image.shape) == (1, 8, 8, 1)
     assert image.unique().tolist() == [100]
 
@@ -55,6 +56,22 @@ def test_a_heat_map_goes_from_black_to_white_at_the_largest_error():
     assert heat[0].tolist() == [[0, 0, 0], [255, 0, 0], [255, 255, 0], [255, 255, 255]]
     assert heat_map(made, image, most=30)[0][0, 3].tolist() == [255, 255, 255]
     assert heat_map(image, image)[1] == 1
+
+
+def test_a_heat_map_of_floats_is_in_grey_levels_too():
+    image = np.zeros((1, 3, 13), dtype=np.float32)
+    made = image.copy()
+    made[0, :, 12] = [0, 0.2, -0.4]
+    heat, most = heat_map(image, made)
+    assert most == pytest.approx(0.4 * 255 / 2)
+    assert heat[0, [0, 2]].tolist() == [[0, 0, 0], [255, 255, 255]]
+
+
+@pytest.mark.parametrize(("channels", "visible"), [(1, 1), (2, 1), (3, 3), (4, 3), (13, 3)])
+def test_the_first_channels_are_shown_in_8_bits(channels, visible):
+    levels = np.arange(channels, dtype=np.uint8) * np.ones((4, 5, 1), dtype=np.uint8)
+    assert np.array_equal(shown(levels), levels[..., :visible])
+    assert np.array_equal(shown(levels.astype(np.float32) / 127.5 - 1), levels[..., :visible])
 
 
 def test_a_sheet_shows_every_cell_and_its_text():

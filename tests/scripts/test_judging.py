@@ -25,8 +25,6 @@ from ldm.tensor import to_image_tensor
 from tests.cli.runs import first_stage, script, second_stage, unconditional, write
 from tests.scripts.judging import louder, pictures, run_directory
 
-FOUR_CHANNELS = {"in_channels": 4, "out_ch": 4}
-
 
 def call(name, *words):
     return exit_code(script(name), [*map(str, words), "--device", "cpu"])
@@ -86,7 +84,6 @@ def runs(tmp_path_factory):
         "ema": run_directory(place / "ema", averaged(), louder),
         "second": run_directory(place / "second", second_stage()),
         "pixels": run_directory(place / "pixels", pixels_only()),
-        "maps": run_directory(place / "maps", changed(first_stage(), **FOUR_CHANNELS)),
     }
 
 
@@ -146,7 +143,8 @@ def test_averaged_weights_are_taken_where_there_are_some(runs):
     assert (raw.weights, average.weights) == ("raw", "ema")
     difference = raw.module.decoder.conv_out.bias - average.module.decoder.conv_out.bias
     torch.testing.assert_close(difference, torch.full((3,), 0.5))
-    assert load_first_stage(str(runs["kl"]), None, device=cpu, weights="ema").weights == "raw"
+    assert load_first_stage(str(runs["ema"]), None, device=cpu).weights == "ema"
+    assert load_first_stage(str(runs["kl"]), None, device=cpu).weights == "raw"
 
 
 def test_samples_of_the_posterior_follow_the_seed(runs, scenes, tmp_path):
@@ -268,7 +266,7 @@ def test_first_stages_are_compared_in_a_table_and_a_picture(runs, scenes, tmp_pa
     assert capsys.readouterr().out == table
     cells = [[cell.strip() for cell in line.strip("|\n").split("|")] for line in table.splitlines()]
     header, _, kl, f4, vq_row = cells
-    columns = ["first stage", "f", "image", "latent", "numbers", "PSNR dB", "SSIM"]
+    columns = ["first stage", "f", "image", "latent", "numbers", "PSNR dB", "SSIM", "sharpness"]
     columns += ["encode ms (processor)", "decode ms (processor)", "UNet GFLOP/step"]
     assert header == columns
     assert kl[:5] == ["kl", "2", "16 x 16", "4 x 8 x 8", "256"]
@@ -305,7 +303,9 @@ def test_first_stages_are_compared_in_a_table_and_a_picture(runs, scenes, tmp_pa
         (reconstruct, "kl", ["{scenes}", "--out", "{bad}"], "expected a directory"),
         (reconstruct, "vq", ["{scenes}", "--sample"], "--sample: VQModel gives one latent"),
         (reconstruct, "pixels", ["{scenes}"], "a diffusion model without a first stage"),
-        (reconstruct, "maps", ["{scenes}"], "images of 4 channels; image files have 1 or 3"),
+        (reconstruct, "kl", ["{scenes}", "--weights", "ema"], "has no averaged weights"),
+        (reconstruct, "second", ["{scenes}", "--weights", "ema"], "inside the diffusion model"),
+        (compare, "kl", ["--images", "{scenes}", "--weights", "ema"], "has no averaged weights"),
         (stats, "kl", ["--data", "{tmp}/none"], "none"),
         (stats, "kl", ["--data", "{tmp}"], "holds no images"),
         (stats, "kl", ["--data", "{scenes}", "--n", 1], "--n 1: expected 2 or more"),
