@@ -257,7 +257,7 @@ class FirstStageModule(pl.LightningModule, ABC):
         return MicroBatch(images, draws, self._transform(images, step))
 
     def _transform(self, images: Tensor, step: int) -> Transform | None:
-        """What this step does to the latents, the same on all ranks; see `require_transformable`."""
+        """What this step does to the latents, the same on all ranks."""
         if self.equivariance is None:
             return None
         self.require_transformable(min(images.shape[2:]))
