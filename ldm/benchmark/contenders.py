@@ -27,6 +27,7 @@ from ldm.losses.autoencoder import FirstStageLoss
 from ldm.models.ema import EMA
 from ldm.models.first_stage_step import MicroBatch, shared_gradients
 from ldm.models.optim import build_optimizer
+from ldm.nets.compilation import compile_for_several_gradients
 from ldm.spelling import require_known
 
 __all__ = ["OURS", "PEERS", "Contender", "contender"]
@@ -153,7 +154,7 @@ class _PeerFirstStageStep:
         if setting.is_compiled:
             networks: list[Any] = [self.net.encoder, self.net.decoder, self.loss.discriminator]
             for network in networks:
-                network.compile(dynamic=False)
+                compile_for_several_gradients(network)
         self.optimizer_step = _discriminator_step(self.loss, setting)
         self.images = _images(block, setting).contiguous(memory_format=layout)
         config = shape.options["optimizer_config"]

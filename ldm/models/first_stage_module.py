@@ -39,6 +39,7 @@ from ldm.models.optim import (
     clip_gradients,
     gradient_norm,
 )
+from ldm.nets.compilation import compile_for_several_gradients
 from ldm.ranks import mean_over_ranks, world_size
 from ldm.tensor import to_image_tensor
 
@@ -161,7 +162,8 @@ class FirstStageModule(pl.LightningModule, ABC):
                 networks.append(self.loss.perceptual_loss.net)
         for network in networks:
             # equivariance brings images of many sizes, for each of which it would compile anew
-            network.compile(dynamic=None if self.equivariance else False)
+            dynamic = None if self.equivariance else False
+            compile_for_several_gradients(network, dynamic=dynamic)
 
     def get_last_layer(self) -> nn.Parameter:
         """Weight of the decoder's last convolution, at which the losses are balanced."""

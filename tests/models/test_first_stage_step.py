@@ -320,11 +320,11 @@ def test_compiled_networks_give_the_same_gradients(monkeypatch):
     shared_gradients(model, batches, step=0)
     want = gradients(model)
     compile_module = torch.nn.Module.compile
-    monkeypatch.setattr(  # tracing is what is tested; code generation takes minutes
+    monkeypatch.setattr(  # tracing forwards and backwards; code generation takes minutes
         torch.nn.Module,
         "compile",
         lambda module, **options: compile_module(
-            module, backend="eager", fullgraph=True, **options
+            module, backend="aot_eager", fullgraph=True, **options
         ),
     )
     model.compile_networks()
