@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Literal, get_args
 
 from ldm.config import ConfigError, did_you_mean, nearest_path
 from ldm.data.decoding import EXTENSIONS
+from ldm.hashing import hash64
 from ldm.log import log
 
 __all__ = [
@@ -164,5 +164,4 @@ def list_or_hash(
 
 def _position(name: str) -> float:
     """A number in [0, 1) that is a function of the name, evenly spread over names."""
-    digest = hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).digest()
-    return int.from_bytes(digest, "big") / 2**64
+    return hash64(name.encode("utf-8", "surrogateescape")) / 2**64

@@ -7,10 +7,11 @@ every scene, and a text that `caption` would not write is refused. What a captio
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+
+from ldm.hashing import hash64
 
 __all__ = [
     "BACKGROUNDS",
@@ -159,8 +160,7 @@ def is_held_out(text: str) -> bool:
     About one caption in six is held out, so each attribute is seen in training while the
     combination is not.
     """
-    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") % _HELD_OUT == 0
+    return hash64(text.encode()) % _HELD_OUT == 0
 
 
 def single_scenes() -> list[Scene]:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from ldm.hashing import hash64
 from ldm.tensor import sent_to
 
 __all__ = ["Draws", "GeneratorDraws", "KeyedDraws", "normal_like"]
@@ -73,7 +73,7 @@ class KeyedDraws:
         """63 bits; 1 and "1" are different keys, 1 and a NumPy 1 are the same."""
         key = key if isinstance(key, str) else int(key)
         name = repr((self.seed, self.step, key, stream)).encode()
-        return int.from_bytes(blake2b(name, digest_size=8).digest()) >> 1
+        return hash64(name) >> 1
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from hashlib import blake2b
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ldm.hashing import hash64
 from ldm.nets.precision import without_autocast
 from ldm.nets.quantizer_base import nearest_codes
 from ldm.ranges import Positive, Weight
@@ -93,8 +93,7 @@ def step_generator(seed: int, step: int) -> torch.Generator:
     So a codebook does not depend on what the process drew before, only on which latents each rank
     has to offer.
     """
-    digest = blake2b(repr((seed, step, rank())).encode(), digest_size=8).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest) >> 1)
+    return torch.Generator().manual_seed(hash64(repr((seed, step, rank())).encode()) >> 1)
 
 
 def gathered_sample(
@@ -130,7 +129,7 @@ def k_means(
 
     Lloyd's algorithm from a start by k-means++ (Arthur and Vassilvitskii 2007): each next centre is
     a latent drawn in proportion to the squared distance to the nearest so far. A centre that loses
-    all its latents stays. Draws from torch's global generator.
+    all its latents stays. Draws from the generator.
     on_sphere: centres are scaled to unit length, as the latents are.
     """
     latents = latents.float()
