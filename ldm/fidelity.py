@@ -6,15 +6,18 @@ float32, whatever the networks ran in.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torchmetrics import Metric
 
 from ldm.nets.precision import without_autocast
 from ldm.tensor import mean_flat
 
-__all__ = ["SSIM_WINDOW", "detail", "psnr", "ssim"]
+__all__ = ["DETAIL_WINDOW", "SSIM_WINDOW", "Sharpness", "detail", "psnr", "ssim"]
 
 SSIM_WINDOW = 11  # pixels of the Gaussian window along one side
+DETAIL_WINDOW = 3  # pixels of the Laplacian along one side
 _SSIM_SIGMA = 1.5  # its standard deviation in pixels
 _PEAK = 2.0  # images are in [-1, 1]
 
@@ -81,6 +84,32 @@ def detail(images: Tensor) -> Tensor:
     with without_autocast(images):
         edges = F.conv2d(planes, kernel[None, None])
     return edges.abs().view(*x.shape[:2], -1).mean(dim=(1, 2))
+
+
+class Sharpness(Metric):
+    """Fine detail of all reconstructions over that of all their images, without a unit.
+
+    Below 1 reconstructions are blurred; above 1 they have detail that the images have not, such as
+    noise. It is a ratio of sums over all batches and ranks, so an image counts by its own detail,
+    and one that is blank decides nothing. Where all are blank there is no such ratio: inf or nan.
+    """
+
+    made: Tensor
+    given: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("made", "given"):
+            self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, images: Tensor, reconstructions: Tensor) -> None:
+        """Add images and their reconstructions, (B, C, H, W), in [-1, 1] as far as they count."""
+        self.made = self.made + detail(reconstructions).double().sum()
+        self.given = self.given + detail(images).double().sum()
+
+    def compute(self) -> Tensor:
+        """The ratio so far, 0-d."""
+        return self.made / self.given
 
 
 def _require_pairs(images: Tensor, reconstructions: Tensor) -> None:

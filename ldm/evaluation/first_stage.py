@@ -24,14 +24,13 @@ from ldm.config import ConfigError
 from ldm.diffusion.draws import KeyedDraws
 from ldm.evaluation.extractor import Extractor
 from ldm.evaluation.frechet import FeatureMoments, classifier_score, frechet_distance
-from ldm.fidelity import SSIM_WINDOW, detail, psnr, ssim
+from ldm.fidelity import DETAIL_WINDOW, SSIM_WINDOW, Sharpness, psnr, ssim
 from ldm.losses.perceptual import LPIPS, LpipsChannels
 from ldm.tensor import to_image_tensor, to_uint8
 
 __all__ = ["Judge", "Judged", "diffused_latents", "judged", "lpips_of", "reconstruct"]
 
 _SCORE_PARTS = 10
-_DETAIL_WINDOW = 3  # pixels of the Laplacian along one side
 
 
 def diffused_latents(first_stage: Any, images: Tensor, keys: Sequence[int | str]) -> Tensor:
@@ -135,7 +134,7 @@ class Judge:
     ) -> None:
         self.lpips, self.extractor, self.lpips_channels = lpips, extractor, lpips_channels
         self._unseen: dict[str, int] = {}  # networks' measures: channels that these do not take
-        self._detail = torch.zeros(2, dtype=torch.float64)  # of reconstructions, of images
+        self._sharpness = Sharpness()
         self._measures: list[dict[str, float]] = []
         self._sets = (FeatureMoments(), FeatureMoments())
         self._logits: list[Tensor] = []
@@ -161,9 +160,8 @@ class Judge:
             is_seen = self._takes("lpips", images.shape[3])
             if self.lpips is not None and is_seen and side >= LPIPS.smallest_side:
                 columns["lpips"] = self.lpips(*pair).flatten()
-            if side >= _DETAIL_WINDOW:
-                sums = [detail(each).double().sum().cpu() for each in reversed(pair)]
-                self._detail = self._detail + torch.stack(sums)
+            if side >= DETAIL_WINDOW:
+                self._sharpness.to(images.device).update(*pair)
             if self._takes("features", images.shape[3]):
                 self._compare_features(*pair)
         rows = zip(*(values.tolist() for values in columns.values()), strict=True)
@@ -213,9 +211,8 @@ class Judge:
                 left_out[name] = "no weights were given (--lpips-weights FILE)"
             else:
                 left_out[name] = "every image is too small"
-        made, given = self._detail.tolist()
-        if given > 0:
-            found["sharpness"] = {"value": made / given}
+        if self._sharpness.given > 0:
+            found["sharpness"] = {"value": float(self._sharpness.compute())}
         else:
             left_out["sharpness"] = "every image is blank or too small"
         self._summarise_sets(found, left_out)

@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from ldm.config import ConfigError, build, to_plain, with_key
 from ldm.diffusion.draws import Draws, KeyedDraws
+from ldm.fidelity import Sharpness
 from ldm.log import log
 from ldm.losses.autoencoder import FirstStageLoss
 from ldm.losses.equivariance import Equivariance, Transform
@@ -30,7 +31,7 @@ from ldm.models.first_stage_step import (
     generator_gradients,
     shared_gradients,
 )
-from ldm.models.first_stage_validation import Sharpness, measures
+from ldm.models.first_stage_validation import measures
 from ldm.models.first_stage_weights import load_first_stage
 from ldm.models.logging import log_is_due
 from ldm.models.optim import (

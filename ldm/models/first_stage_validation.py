@@ -2,43 +2,15 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
-from torchmetrics import Metric
 
-from ldm.fidelity import SSIM_WINDOW, detail, psnr, ssim
+from ldm.fidelity import SSIM_WINDOW, psnr, ssim
 from ldm.losses.autoencoder import FirstStageLoss
 from ldm.models.first_stage_step import Autoencoded
 
-__all__ = ["Sharpness", "latent_moments", "measures"]
+__all__ = ["latent_moments", "measures"]
 
 MAX_CHANNELS = 16  # that are logged one by one
-
-
-class Sharpness(Metric):
-    """Fine detail of all reconstructions over that of all their images, without a unit.
-
-    Below 1 reconstructions are blurred; above 1 they have detail that the images have not, such as
-    noise. It is a ratio of sums over all batches and ranks, so an image counts by its own detail,
-    and one that is blank decides nothing. Where all are blank there is no such ratio: inf or nan.
-    """
-
-    made: Tensor
-    given: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        for name in ("made", "given"):
-            self.add_state(name, torch.zeros(()), dist_reduce_fx="sum")
-
-    def update(self, images: Tensor, reconstructions: Tensor) -> None:
-        """Add images and their reconstructions, (B, C, H, W), in [-1, 1] as far as they count."""
-        self.made = self.made + detail(reconstructions).sum()
-        self.given = self.given + detail(images).sum()
-
-    def compute(self) -> Tensor:
-        """The ratio so far, 0-d."""
-        return self.made / self.given
 
 
 def measures(

@@ -5,8 +5,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from ldm.data.module import collate
-from ldm.fidelity import detail
-from ldm.models.first_stage_validation import Sharpness
+from ldm.fidelity import Sharpness, detail
 from tests.models.first_stages import FAMILY, Images
 from tests.models.processes import in_two_processes
 from tests.models.test_first_stage_module import trainer
