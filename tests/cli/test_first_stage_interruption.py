@@ -13,6 +13,7 @@ from tests.cli.test_interruption import (
     read,
     resumed,
 )
+from tests.models.first_stages import EVERY_RULE
 
 pytestmark = pytest.mark.slow
 
@@ -25,15 +26,7 @@ def played():
     params = config["model"]["params"]
     params["use_ema"] = True
     params["equivariance"] = {"p": 0.5, "scales": [0.75, 1.0]}
-    params["lossconfig"]["params"] |= {
-        "disc_warmup": 1,
-        "disc_loss": "non-saturating",
-        "disc_spectral_norm": True,
-        "disc_augment": ["color", "translation", "cutout"],
-        "r1_weight": 1.0,
-        "r1_every": 2,
-        "lecam_weight": 0.1,
-    }
+    params["lossconfig"]["params"] |= EVERY_RULE
     config["lightning"]["modelcheckpoint"] = {"params": {"every_n_train_steps": SAVED}}
     return config
 

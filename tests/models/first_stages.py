@@ -23,6 +23,16 @@ NETWORK = {
     "attn_resolutions": [],
     "dropout": 0.0,
 }
+# of the game, at once
+EVERY_RULE = {
+    "disc_warmup": 1,
+    "disc_loss": "non-saturating",
+    "disc_spectral_norm": True,
+    "disc_augment": ["color", "translation", "cutout"],
+    "r1_weight": 1.0,
+    "r1_every": 2,
+    "lecam_weight": 0.1,
+}
 LOSS = {"disc_start": 0, "perceptual_weight": 0.0, "disc_ndf": 8, "disc_num_layers": 1}
 
 

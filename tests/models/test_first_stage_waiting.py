@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.models.first_stages import Images, tiny_kl, tiny_vq
+from tests.models.first_stages import EVERY_RULE, Images, tiny_kl, tiny_vq
 from tests.models.test_first_stage_module import collate, trainer
 from tests.models.test_vq_quantizers import CONFIGS
 
@@ -12,16 +12,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:The 'train_dataloader' does not have many workers"),
 ]
 STEPS = 4
-RULES = {
-    "perceptual_weight": 1.0,
-    "disc_warmup": 1,
-    "disc_loss": "non-saturating",
-    "disc_spectral_norm": True,
-    "disc_augment": ["color", "translation", "cutout"],
-    "r1_weight": 1.0,
-    "r1_every": 2,
-    "lecam_weight": 0.1,
-}
+RULES = {"perceptual_weight": 1.0, **EVERY_RULE}
 OPTIONS = {"equivariance": {"p": 0.5, "scales": [0.75, 1.0]}, "use_ema": True}
 KINDS = {
     **{

@@ -38,9 +38,7 @@ def learn(rank, world, path):
             quantizer.restart = Restart(threshold=0.5, memory=5)
         parameters = list(quantizer.parameters())
         optimizer = AveragedSGD(parameters, lr=0.1) if parameters else None
-        torch.manual_seed(
-            100 + rank
-        )  # as each rank has dropout of its own, which is not drawn from
+        torch.manual_seed(100 + rank)  # as each rank has dropout of its own, not drawn from here
         for step in range(4):
             train(quantizer, [latents(10 * step + rank, batch=1 + rank)], optimizer, step)
         states[name] = quantizer.state_dict()
