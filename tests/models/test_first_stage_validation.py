@@ -73,7 +73,7 @@ def ratio_of_two_ranks(rank, world):
     found.update(images(2 + rank), images(2 + rank, 0.5 + 0.25 * rank))
     given = detail(images(2)).sum(), detail(images(3)).sum()
     want = (0.5 * given[0] + 0.75 * given[1]) / (given[0] + given[1])
-    torch.testing.assert_close(found.compute(), want, rtol=1e-5, atol=0)
+    torch.testing.assert_close(found.compute(), want.double(), rtol=1e-5, atol=0)
     torch.distributed.destroy_process_group()
 
 
