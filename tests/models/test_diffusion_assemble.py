@@ -58,7 +58,7 @@ def test_a_published_configuration_assembles(name):
         holder.pop("ckpt_path", None)
     with ON_META:
         model = instantiate_from_config(config, path="model")
-        z = torch.empty(1, model.channels, *model._size())
+        z = torch.empty(1, model.channels, *model.latent_size)
         assert model.decode(z).shape[1] == 3
     taken = {"concat", "crossattn", "vector"} & set(model.model.slots)
     assert {part.slot for part in model.conditioner.parts} == taken
@@ -301,7 +301,7 @@ def test_a_shortened_schedule_noises_the_condition_from_its_own_seed():
     assert model.state_dict().keys() == clean.state_dict().keys()
     examples = batch()
     draws, cond = model.draws(examples), model.conditioner(examples)
-    told = model._told(model.denoiser, draws)
+    told = model.told(model.denoiser, draws)
     x, t = torch.randn(4, 3, 4, 4), torch.tensor([0, 1, 4, 19])
     with torch.no_grad():
         got = told.output(x, t, cond)

@@ -72,7 +72,7 @@ def test_the_loss_of_a_batch_matches_the_reference(name):
     draws = GivenDraws(noise, case.input("t"))
     batch = inputs(case, "t", "noise_0", "noise_1")
     z, cond = model.encode(model.get_input(batch)), model.conditioner(batch)
-    terms = model.objective(model._told(model.denoiser, draws), z, cond, draws=draws)
+    terms = model.objective(model.told(model.denoiser, draws), z, cond, draws=draws)
     loss = terms.total.mean()
     loss.backward()
     got = {"loss": loss, "log:val/loss": loss}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, Unpack
+from collections.abc import Iterable, Mapping
+from typing import Any, Unpack
 
 import pytorch_lightning as pl
 import torch
@@ -12,11 +12,9 @@ from torch.optim import Optimizer
 
 from ldm.autoencoders.base import first_latent
 from ldm.config import build, with_key
-from ldm.diffusion.denoiser import Denoiser, DiffusionWrapper, NetDenoiser, NoisedCondition
+from ldm.diffusion.denoiser import DiffusionWrapper, NetDenoiser, NoisedCondition
 from ldm.diffusion.draws import Draws, KeyedDraws, normal_like
 from ldm.diffusion.times import Uniform
-from ldm.guidance.classifier_free import ClassifierFree
-from ldm.guidance.correction import Clipped
 from ldm.models.diffusion.assemble import (
     Components,
     Config,
@@ -26,20 +24,19 @@ from ldm.models.diffusion.assemble import (
 )
 from ldm.models.diffusion.previews import previews
 from ldm.models.diffusion.published import PublishedMethods
+from ldm.models.diffusion.sampling import sample
 from ldm.models.diffusion.scale import first_batches, given_scale, measured_scale, require_scale
 from ldm.models.diffusion.validation import LossByTime
 from ldm.models.ema import EMA
 from ldm.models.logging import log_is_due
 from ldm.models.optim import build_optimizer, build_schedule, clip_gradients
 from ldm.models.restore import restore_weights
-from ldm.samplers.base import Callback, Sampler
 from ldm.tensor import sent_to, to_image_tensor
 from ldm.types import LossTerms
 
 __all__ = ["DDPM", "DiffusionWrapper", "LatentDiffusion"]
 
 Batch = Mapping[str, Any]
-Weights = Literal["ema", "raw"]
 
 ADAMW = {"target": "torch.optim.AdamW", "params": {}}
 VALIDATION_SEED = -1  # noise and times of validation are those of no training step
@@ -127,7 +124,7 @@ class DDPM(PublishedMethods, pl.LightningModule):
         net = self.model if self.model_ema is None else self.model_ema.module
         return NetDenoiser(net, self.schedule, self.objective.parameterization)
 
-    def _told(self, denoiser: NetDenoiser, draws: Draws) -> NetDenoiser:
+    def told(self, denoiser: NetDenoiser, draws: Draws) -> NetDenoiser:
         """The denoiser with noise in what it is told, where `num_timesteps_cond` says so."""
         if self.cond_ids is None:
             return denoiser
@@ -154,7 +151,7 @@ class DDPM(PublishedMethods, pl.LightningModule):
         draws = self.draws(batch, batch_idx, step=self.global_step)
         z = self.encode(self.get_input(batch), draws)
         cond = self.conditioner(batch, draws=draws)
-        denoiser = self._told(self.denoiser, draws)
+        denoiser = self.told(self.denoiser, draws)
         terms = self.objective(denoiser, z, cond, draws=draws, logvar=self.logvar)
         return self._report(terms)
 
@@ -221,7 +218,7 @@ class DDPM(PublishedMethods, pl.LightningModule):
         t, _ = Uniform().sample(sent_to(draws.uniform("t"), z.device), self.schedule)
         eps = normal_like(draws, z, "eps")
         for denoiser, suffix in self._validated():
-            told = self._told(denoiser, draws)
+            told = self.told(denoiser, draws)
             terms = self.objective.at(told, z, cond, t=t, eps=eps, logvar=self.logvar)
             self.val_losses.update(t, terms, suffix)
 
@@ -247,52 +244,11 @@ class DDPM(PublishedMethods, pl.LightningModule):
 
     # sampling
 
-    @torch.no_grad()
-    def sample(
-        self,
-        seeds: Sequence[int],
-        batch: Batch | None = None,
-        *,
-        steps: int = 50,
-        scale: float = 1.0,
-        negative: Batch | None = None,
-        size: tuple[int, int] | None = None,
-        weights: Weights = "ema",
-        sampler: Sampler | None = None,
-        callback: Callback | None = None,
-    ) -> Tensor:
-        """Images (B, C, H, W) in [-1, 1], one per seed; each depends on its own seed alone.
+    sample = sample
 
-        batch: entries that the conditioner reads, B of each; None for an unconditional model.
-        scale: of classifier-free guidance; 1 is the condition alone.
-        negative: entries to guide away from instead of the null condition.
-        size: height and width of what is diffused, in its cells; `image_size` by default.
-        weights: averaged or as trained.  callback: see `Sampler.sample`.
-        """
-        self.conditioner.prepare()
-        draws = KeyedDraws(seeds, seed=0)
-        cond = None if batch is None else self.conditioner(batch)
-        net = self.ema_denoiser if weights == "ema" else self.denoiser
-        denoiser: Denoiser = self._told(net, draws)
-        if scale != 1 and batch is not None and cond is not None:
-            null = self.conditioner.null(batch) if negative is None else self.conditioner(negative)
-            assert null is not None
-            denoiser = ClassifierFree(denoiser, scale, null)
-        if self.clip_denoised:
-            denoiser = Clipped(denoiser, self.schedule)
-        start = draws.normal((self.channels, *(size or self._size())), "x_T").to(self.device)
-        z = (sampler or self.sampler).sample(
-            denoiser,
-            start * self.schedule.prior_std,
-            schedule=self.schedule,
-            steps=steps,
-            cond=cond,
-            draws=draws,
-            callback=callback,
-        )
-        return self.decode(z)
-
-    def _size(self) -> tuple[int, int]:
+    @property
+    def latent_size(self) -> tuple[int, int]:
+        """Height and width of what is diffused, in its cells, as it was trained."""
         size = self.image_size
         return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
 
