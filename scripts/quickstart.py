@@ -26,12 +26,8 @@ from PIL import Image
 from ldm.cli.arguments import parse_devices
 from ldm.cli.exits import exit_code
 from ldm.cli.rundir import checkpoint_of
-from ldm.cli.sampling import (
-    caption_entries,
-    draw_and_write,
-    load_model,
-    sampling_parser,
-)
+from ldm.cli.sampling.draw import draw_task
+from ldm.cli.sampling.text import TextToImage
 from ldm.config import ConfigError, load, to_plain
 from ldm.data.shapes import ShapesDataset
 from ldm.data.shapes_verifier import Report, score
@@ -136,15 +132,11 @@ def _drawing(run: Path, out: Path, args: argparse.Namespace) -> list[str]:
 
 def _draw_and_score(run: Path, out: Path, args: argparse.Namespace) -> Report:
     """Draw held-out captions with the trained model, one picture of each."""
-    parser = sampling_parser("")
-    parser.set_defaults(n=args.captions)
-    drawing = parser.parse_args(_drawing(run, out, args))
     data = to_plain(load([CONFIGS / "ldm.yaml"]))["data"]["params"]["validation"]["params"]
     scenes = ShapesDataset(**{**data, "length": args.captions})
     captions = [scenes[index]["caption"] for index in range(len(scenes))]
-    model = load_model(drawing)
-    seeds = range(args.seed, args.seed + len(captions))
-    draw_and_write(model, drawing, seeds, caption_entries(model, captions))
+    prompts = [word for caption in captions for word in ("--prompt", caption)]
+    draw_task(TextToImage(), [*_drawing(run, out, args), "--n", "1", *prompts])
     images = [np.asarray(Image.open(out / f"{index:05}.png")) for index in range(len(captions))]
     return score(images, captions)
 

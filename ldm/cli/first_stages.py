@@ -14,8 +14,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ldm.cli.rundir import run_of
-from ldm.cli.sampling import model_files
+from ldm.cli.rundir import model_files, run_of
 from ldm.config import (
     ConfigError,
     check,

@@ -13,7 +13,7 @@ from ldm.autoencoders.statistics import LatentStatistics
 from ldm.cli.first_stages import load_first_stage, versions
 from ldm.cli.image_format import pixel_formats
 from ldm.cli.rundir import run_of
-from ldm.cli.sampling import autocast, check_least, device_of
+from ldm.cli.running import autocast, check_least, device_of
 from ldm.config import ConfigError
 from ldm.evaluation.latents import image_set, set_latents
 from ldm.log import log

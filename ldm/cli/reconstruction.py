@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from ldm.cli.first_stages import judge_of, load_first_stage, versions
 from ldm.cli.image_format import format_facts, lpips_channels, pixel_formats
-from ldm.cli.sampling import autocast, check_least, device_of, output_directory
+from ldm.cli.running import autocast, check_least, device_of, output_directory
 from ldm.evaluation.first_stage import judged
 from ldm.evaluation.pictures import Pictures, image_files
 from ldm.evaluation.reconstructions import write_reconstructions

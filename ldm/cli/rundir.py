@@ -24,6 +24,7 @@ from ldm.log import rank
 __all__ = [
     "RunDir",
     "checkpoint_of",
+    "model_files",
     "new_run",
     "resume_run",
     "run_of",
@@ -157,3 +158,22 @@ def taken_back_on_error(run: RunDir) -> Iterator[None]:
                 with suppress(OSError):  # another run may be in it by now
                     parent.rmdir()
         raise
+
+
+def model_files(path: str, config: str | None) -> tuple[Path, list[Path]]:
+    """The checkpoint of a run, or that a path names, and the configuration of its model.
+
+    config: describes a checkpoint outside a run.
+    Raises ConfigError when there is no such path, or no configuration.
+    """
+    if config and not Path(path).is_dir():
+        return Path(path), [Path(config)]
+    checkpoint = checkpoint_of(path)
+    if config:
+        return checkpoint, [Path(config)]
+    run = run_of(path)
+    recorded = [] if run is None else RunDir(run, now="").config_files()
+    files = [each for each in recorded if "project" in each.name]
+    if not files:
+        raise ConfigError(f"{path}: lies in no run with configs/*-project.yaml; give --config YAML")
+    return checkpoint, files

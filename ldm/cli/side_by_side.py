@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from ldm.cli.first_stages import LoadedFirstStage, judge_of, load_first_stage, versions
 from ldm.cli.image_format import format_facts, lpips_channels, pixel_formats, shared_files
-from ldm.cli.sampling import autocast, check_least, device_of, output_directory
+from ldm.cli.running import autocast, check_least, device_of, output_directory
 from ldm.evaluation.first_stage import Judge
 from ldm.evaluation.pictures import Pictures, image_files
 from ldm.evaluation.side_by_side import (

@@ -5,11 +5,11 @@ import pytest
 import torch
 from PIL import Image
 
-from ldm.cli.sampling import draw_and_write, sampling_parser
 from ldm.cli.train import main
 from ldm.config import instantiate_from_config
 from ldm.io.checkpoint import load_state
 from ldm.tensor import to_uint8
+from tests.cli.jobs import draw
 from tests.cli.runs import first_stage, only_run, unconditional, write
 from tests.data.deep_files import levels, write_png
 
@@ -111,8 +111,7 @@ def test_what_is_drawn_is_written_as_far_as_a_png_holds_it(tmp_path, channels, m
     decoder = block["params"]["first_stage_config"]["params"]["ddconfig"]
     block["params"]["first_stage_config"]["params"]["ddconfig"] = {**decoder, "out_ch": channels}
     model = instantiate_from_config({key: block[key] for key in ("target", "params")}).eval()
-    words = ["run", "--steps", "2", "--out", str(tmp_path)]
-    draw_and_write(model, sampling_parser("").parse_args(words), [7])
+    draw(model, tmp_path, "--steps", 2, "--n", 1, seed=7)
     want = to_uint8(model.sample([7], steps=2))[0, ..., : 1 if mode == "L" else len(mode)]
     with Image.open(tmp_path / "00000.png") as picture:
         assert picture.mode == mode

@@ -8,15 +8,8 @@ import torch
 from PIL import Image
 
 from ldm.cli.exits import exit_code
-from ldm.cli.sampling import (
-    caption_entries,
-    check_flags,
-    draw_all,
-    draw_and_write,
-    label_entries,
-    read_captions,
-    sampling_parser,
-)
+from ldm.cli.sampling.entries import batch_of, captioned, labelled, read_captions
+from ldm.cli.sampling.flags import check_flags, sampling_parser
 from ldm.conditioning.base import Embedder
 from ldm.conditioning.labels import ClassEmbedder
 from ldm.conditioning.spatial import SpatialRescaler
@@ -25,6 +18,7 @@ from ldm.config import ConfigError, instantiate_from_config
 from ldm.samplers.ancestral import Ancestral
 from ldm.samplers.ddim import DDIM
 from ldm.tensor import to_uint8
+from tests.cli.jobs import draw
 from tests.cli.runs import second_stage, unconditional
 
 
@@ -69,14 +63,16 @@ def labels(key, classes=25):
 
 def test_an_encoder_of_captions_is_known_by_what_it_says_that_it_reads():
     model = conditioned(Letters(key="caption"), Letters(key="title"))
-    assert caption_entries(model, ["a", "b"]) == {"caption": ["a", "b"], "title": ["a", "b"]}
+    items = captioned(model, ["a", "b"])
+    assert batch_of(items, "cpu") == {"caption": ["a", "b"], "title": ["a", "b"]}
 
 
 def test_encoders_that_share_their_labels_are_drawn_from_the_labels_of_both():
     model = conditioned(labels("class_label"), labels("class_label", 20))
-    assert label_entries(model, [19, 0], 2)["class_label"].tolist() == [19, 19, 0, 0]
+    given = batch_of(labelled(model, [19, 0], 2), "cpu")
+    assert given["class_label"].tolist() == [19, 19, 0, 0]
     with pytest.raises(ConfigError, match="--classes 20: expected labels 0 to 19"):
-        label_entries(model, [20], 1)
+        labelled(model, [20], 1)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +86,7 @@ def test_encoders_that_share_their_labels_are_drawn_from_the_labels_of_both():
 )
 def test_what_no_script_draws_is_drawn_from_python(encoders, named):
     model = conditioned(*encoders)
-    for entries in (lambda: caption_entries(model, ["a"]), lambda: label_entries(model, [1], 1)):
+    for entries in (lambda: captioned(model, ["a"]), lambda: labelled(model, [1], 1)):
         with pytest.raises(ConfigError) as error:
             entries()
         assert f"draws from {named}; draw it with `model.sample`" in str(error.value)
@@ -115,8 +111,7 @@ def ancestral():
 
 
 def drawn(model, out, *words):
-    args = sampling_parser("").parse_args(["run", "--steps", "4", "--out", str(out), *words])
-    draw_and_write(model, args, [7])
+    draw(model, out, "--steps", 4, "--n", 1, *words, seed=7)
     with Image.open(out / "00000.png") as image:
         return Drawn(np.asarray(image), image.text["sampler"])
 
@@ -133,8 +128,8 @@ def test_eta_asks_for_ddim(ancestral, tmp_path, eta):
     by_ddim = to_uint8(ancestral.sample([7], steps=4, sampler=DDIM(eta=eta)))[0]
     assert np.array_equal(picture.pixels, by_ddim)
     assert picture.sampler == repr(DDIM(eta=eta))
-    own = next(draw_all(ancestral, sampling_parser("").parse_args(["run", "--steps", "4"]), [7]))
-    assert not np.array_equal(picture.pixels, own)
+    own = drawn(ancestral, tmp_path / "own")
+    assert not np.array_equal(picture.pixels, own.pixels)
 
 
 def test_eta_is_checked_where_it_is_given():

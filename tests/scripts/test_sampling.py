@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 
 from ldm.cli.exits import exit_code
-from ldm.cli.sampling import load_model, sampling_parser
+from ldm.cli.sampling.flags import sampling_parser
+from ldm.cli.sampling.loading import checkpoint_and_block, load_model
 from ldm.cli.train import train
 from ldm.data.scenes import CLASS_NAMES
 from tests.cli.runs import first_stage, script, second_stage, unconditional, write
@@ -91,8 +92,7 @@ def test_a_seed_draws_its_image_wherever_the_count_began(runs, tmp_path):
 
 def test_images_of_a_seed_agree_to_rounding_in_any_batch(runs):
     args = sampling_parser("").parse_args([str(runs["class"]), "--device", "cpu"])
-    args.n = 1
-    model = load_model(args)
+    model = load_model(args, *checkpoint_and_block(args))
     labels = {"class_label": torch.full((5,), 3)}
     together = model.sample(range(5), labels, steps=10, scale=2.0)
     for index in range(5):
@@ -105,7 +105,7 @@ def test_images_of_a_seed_agree_to_rounding_in_any_batch(runs):
 def test_single_images_and_a_grid_are_written_with_what_they_were_drawn_from(runs, tmp_path):
     words = ["--prompt", "a red circle", "--prompt", "a blue square", "--n", 2, "--seed", 3]
     assert txt2img(runs["text"], *words, "--scale", 2.5, "--out", tmp_path) == 0
-    names = ["00000.png", "00001.png", "00002.png", "00003.png", "grid.png"]
+    names = ["00000.png", "00001.png", "00002.png", "00003.png", "grid.png", "job.json"]
     assert sorted(path.name for path in tmp_path.iterdir()) == names
     with Image.open(tmp_path / "00002.png") as image:
         assert image.size == (16, 16)

@@ -168,4 +168,4 @@ def _decoded(model: DDPM, z: Tensor, size: int | None) -> Tensor:
     """Images of latents, so many at a time."""
     if size is None or size >= len(z):
         return model.decode(z)
-    return torch.cat([model.decode(part) for part in z.split(size)])
+    return torch.cat([model.decode(part) for part in torch.split(z, size)])

@@ -1,0 +1,48 @@
+"""Where and how a script runs its networks: device, precision, output directory."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from ldm.config import ConfigError
+
+__all__ = ["autocast", "check_least", "device_of", "output_directory"]
+
+
+def check_least(args: argparse.Namespace, **least: int) -> None:
+    """Raise ConfigError for a flag below the least value that it takes."""
+    for name, value in least.items():
+        given = getattr(args, name)
+        if given is not None and given < value:
+            raise ConfigError(f"--{name.replace('_', '-')} {given}: expected {value} or more")
+
+
+def device_of(name: str) -> torch.device:
+    """The device of a flag `--device`; ConfigError for none, or one that is not there."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"--device {name}: expected cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"--device {name}: there are {torch.cuda.device_count()} CUDA devices")
+    return device
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """The context of a flag `--precision`: fp32, or bf16 matrix products."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+
+
+def output_directory(path: str) -> Path:
+    """The directory, made where there is none; ConfigError where there cannot be one."""
+    out = Path(path)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--out {out}: expected a directory: {error.strerror}") from error
+    return out

@@ -1,0 +1,106 @@
+"""The flags of the sampling scripts: the same everywhere, with the published names beside ours."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from ldm.cli.running import check_least
+from ldm.config import ConfigError
+
+__all__ = ["check_flags", "sampling_parser"]
+
+
+class _Defaults(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+    """Keeps the lines of the description, and shows the defaults that say something."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        silent = action.default in (None, [], False, argparse.SUPPRESS)
+        return action.help if silent else super()._get_help_string(action)
+
+
+def sampling_parser(description: str | None) -> argparse.ArgumentParser:
+    """The flags that all sampling scripts have."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=_Defaults)
+    _add_model(parser)
+    _add_drawing(parser)
+    _add_running(parser)
+    _add_output(parser)
+    _add_published(parser)
+    return parser
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("which model").add_argument
+    add("run", metavar="RUN", nargs="?", help="run directory, or a checkpoint of one")
+    add("--config", metavar="YAML", help="configuration of a checkpoint outside a run")
+    add("--weights", choices=("ema", "raw"), default="ema", help="averaged, or as trained last")
+    add("--trust", action="append", default=[], metavar="PACKAGE", help="see main.py --help")
+    add("--from-png", metavar="PNG", help="draw this picture again, as its own record says")
+
+
+def _add_drawing(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("how it draws").add_argument
+    add("--seed", type=int, default=0, help="seed of the first image; image i uses seed + i")
+    add("--steps", type=int, default=50, help="steps of the sampler per image")
+    add("--scale", type=float, default=1.0, help="strength of classifier-free guidance; 1 is none")
+    add(
+        "--eta",
+        type=float,
+        help="noise of a step: 0 none, 1 as DDPM; with the model's own sampler: DDIM",
+    )
+    add("--size", type=int, nargs=2, metavar=("H", "W"), help="pixels; as trained by default")
+
+
+def _add_running(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("where it runs").add_argument
+    add("--batch-size", type=int, default=16, help="images drawn together")
+    add("--decode-batch", type=int, metavar="N", help="images decoded together; default: all")
+    add("--device", default="auto", help="cpu, cuda, cuda:1, ...")
+    add("--gpus", metavar="0,1", help="a process for each of these GPUs, in place of --device")
+    add("--processes", type=int, default=1, help="processes that share the images, on the CPU")
+    add(
+        "--precision", choices=("fp32", "bf16"), default="fp32", help="precision of matrix products"
+    )
+    add("--compile", action="store_true", help="compile the network first: pays for many images")
+    add("--worker", metavar="I/N", help=argparse.SUPPRESS)
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("what it writes").add_argument
+    add("--out", metavar="DIR", help="goes on there where it stopped; default: outputs/TIME_SCRIPT")
+    add("--npz", action="store_true", help="all images in images.npz as well, arr_0 (N, H, W, C)")
+    add("--skip-grid", action="store_true", help="without grid.png")
+    add("--preview", choices=("row", "gif"), help="how each image came about, in a file beside it")
+
+
+# published: the names of the 2022 scripts, as they stand in commands that people have
+def _add_published(parser: argparse.ArgumentParser) -> None:
+    def add(*names: str, **what: Any) -> None:
+        what = {"default": argparse.SUPPRESS, "help": argparse.SUPPRESS, **what}
+        parser.add_argument(*names, **what)
+
+    add("-r", "--resume", "--ckpt", dest="run")
+    add("--outdir", "-l", "--logdir", dest="out")
+    add("--ddim_steps", "-c", "--custom_steps", dest="steps", type=int)
+    add("--ddim_eta", "-e", dest="eta", type=float)
+    add("--batch_size", dest="batch_size", type=int)
+    add("--skip_grid", dest="skip_grid", action="store_true")
+    add("--H", dest="height", type=int)
+    add("--W", dest="width", type=int)
+
+
+def check_flags(args: argparse.Namespace) -> None:
+    """Bring published flags to ours; ConfigError for a number out of range or flags that clash."""
+    height, width = (vars(args).pop(name, None) for name in ("height", "width"))
+    if (height is None) != (width is None):
+        raise ConfigError("--H and --W: give both, or --size H W")
+    if height is not None:
+        args.size = [height, width]
+    if args.run is None and args.from_png is None:
+        raise ConfigError("RUN is missing: a run directory, or a checkpoint")
+    check_least(args, n=1, batch_size=1, decode_batch=1, seed=0, steps=1, eta=0, processes=1)
+    if args.eta is not None and args.eta > 1:
+        raise ConfigError(f"--eta {args.eta}: expected 0 to 1")
+    if not -1e4 < args.scale < 1e4:  # not a number neither
+        raise ConfigError(f"--scale {args.scale}: expected a number")

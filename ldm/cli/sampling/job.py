@@ -1,0 +1,161 @@
+"""A job: many images, drawn in batches into a directory, which goes on where it stopped."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torchvision.utils import make_grid
+
+from ldm.cli.first_stages import versions
+from ldm.cli.running import autocast
+from ldm.cli.sampling.arrays import write_npz
+from ldm.cli.sampling.entries import Item
+from ldm.cli.sampling.options import sample_options
+from ldm.cli.sampling.record import Record, save_png
+from ldm.cli.sampling.task import Task
+from ldm.config import ConfigError
+from ldm.hashing import hash64
+from ldm.tensor import to_uint8
+
+__all__ = ["Job", "sheet"]
+
+GRID_LIMIT = 64  # images on a grid
+
+
+@dataclass(frozen=True)
+class Job:
+    """Images to draw with a model.
+
+    items: of every image.  args: the flags.  record: what PNGs say of model and flags; items and
+    index are those of each batch.
+    """
+
+    task: Task
+    model: Any
+    args: argparse.Namespace
+    items: Sequence[Item]
+    record: Record
+    out: Path
+
+    @staticmethod
+    def of(
+        task: Task,
+        model: Any,
+        args: argparse.Namespace,
+        items: Sequence[Item],
+        *,
+        checkpoint: str,
+        block: dict[str, Any],
+    ) -> Job:
+        """The job that flags ask for; ConfigError for what the model cannot do.
+
+        checkpoint: SHA-256 of its file.  block: configuration of the model.
+        """
+        sample_options(args, model)
+        known = {name: value for name, value in vars(args).items() if name in task.all_pixel_flags}
+        sampler = repr(sample_options(args, model)["sampler"] or model.sampler)
+        record = Record(
+            script=task.name,
+            flags={**known, "sampler": sampler},
+            items=[],
+            index=0,
+            run=args.run,
+            sha256=checkpoint,
+            model=block,
+            threads=torch.get_num_threads(),
+            versions=versions(),
+        )
+        return Job(task, model, args, items, record, Path(args.out))
+
+    def path(self, index: int) -> Path:
+        """Where an image goes."""
+        return self.out / f"{index:05}.png"
+
+    def batches(self) -> list[range]:
+        """The images of each batch, by their numbers; what is drawn together never changes."""
+        size, count = self.args.batch_size, len(self.items)
+        return [range(first, min(first + size, count)) for first in range(0, count, size)]
+
+    def missing(self, batch: range) -> bool:
+        """Whether an image of the batch is not there yet."""
+        return not all(self.path(index).is_file() for index in batch)
+
+    def count(self) -> int:
+        """How many images are there."""
+        return sum(self.path(index).is_file() for index in range(len(self.items)))
+
+    def begin(self) -> None:
+        """Note in the directory which job it is of; ConfigError if it is of another."""
+        told = {
+            "script": self.record.script,
+            "checkpoint": self.record.sha256,
+            "images": len(self.items),
+            "items": f"{hash64(json.dumps(list(self.items)).encode()):016x}",
+            "batch_size": self.args.batch_size,
+            **self.record.flags,
+        }
+        path = self.out / "job.json"
+        if not path.exists():
+            if any(self.out.glob("[0-9]*.png")):
+                raise ConfigError(f"--out {self.out}: holds images already; give another directory")
+            path.write_text(json.dumps(told, indent=1), encoding="utf-8")
+            return
+        before = json.loads(path.read_text(encoding="utf-8"))
+        for key, value in json.loads(json.dumps(told)).items():
+            if before.get(key) != value:
+                raise ConfigError(
+                    f"--out {self.out}: its images were drawn with {key} {before.get(key)}, not "
+                    f"{value}; give another directory, or the same flags to go on"
+                )
+
+    def draw(self, batch: Sequence[int]) -> list[NDArray[np.uint8]]:
+        """Images (H, W, C) uint8 of some items."""
+        items = [self.items[index] for index in batch]
+        given = self.task.given(self.model, self.args, items)
+        options = {**sample_options(self.args, self.model), **given.options}
+        seeds = [item["seed"] for item in items]
+        with autocast(self.model.device, self.args.precision):
+            drawn = self.model.sample(seeds, given.batch, **options)
+        images = list(to_uint8(drawn).cpu().numpy())
+        return images if given.finish is None else given.finish(images)
+
+    def write(self, batch: range) -> None:
+        """Draw a batch and write its images."""
+        items = [self.items[index] for index in batch]
+        for index, image in zip(batch, self.draw(batch), strict=True):
+            place = index - batch.start
+            told = Record(**{**vars(self.record), "items": items, "index": place})
+            save_png(image, self.path(index), told.text)
+
+    def drawn(self) -> Iterator[NDArray[np.uint8]]:
+        """All images from their files, (H, W, C) uint8."""
+        for index in range(len(self.items)):
+            with Image.open(self.path(index)) as image:
+                pixels = np.asarray(image)
+            yield pixels[..., None] if pixels.ndim == 2 else pixels
+
+    def finish(self) -> None:
+        """Write what holds many images: the grid, and the arrays if asked for."""
+        if not self.args.skip_grid:
+            shown = [image for image, _ in zip(self.drawn(), range(GRID_LIMIT), strict=False)]
+            grid = sheet(shown, math.ceil(math.sqrt(len(shown))))
+            save_png(grid, self.out / "grid.png", {"sampler": self.record.flags["sampler"]})
+        if self.args.npz:
+            shape = (len(self.items), *next(self.drawn()).shape)
+            write_npz(self.drawn(), shape, self.out / "images.npz")
+
+
+def sheet(images: Sequence[NDArray[np.uint8]], columns: int) -> NDArray[np.uint8]:
+    """Images (H, W, C) uint8 as one picture, from left to right and top to bottom."""
+    stacked = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+    return make_grid(stacked, nrow=columns, padding=2).permute(1, 2, 0).numpy()  # type: ignore[no-any-return]

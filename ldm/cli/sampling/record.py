@@ -1,0 +1,79 @@
+"""The record in a PNG: all that its picture was drawn from, enough to draw it again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
+
+from ldm.config import ConfigError
+
+__all__ = ["Record", "read_record", "save_png"]
+
+_KEY = "ldm"
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a picture was drawn from.
+
+    script: that drew it.  flags: what it was told, as far as it bears on pixels.
+    items: of the whole batch, each with its seed and what it was drawn from, as the last bits of
+        an image depend on what it was computed beside.  index: of this picture among them.
+    run, sha256: the checkpoint.  model: its configuration.  threads: of the CPU.
+    versions: of the libraries.
+    """
+
+    script: str
+    flags: dict[str, Any]
+    items: list[dict[str, Any]]
+    index: int
+    run: str
+    sha256: str
+    model: dict[str, Any]
+    threads: int
+    versions: dict[str, str]
+
+    @property
+    def text(self) -> dict[str, str]:
+        """What a person looks for, and all of it as JSON under "ldm"."""
+        shown = {**self.items[self.index], **self.flags, "checkpoint": self.sha256}
+        texts = {key: str(value) for key, value in shown.items() if value not in (None, False)}
+        return {**texts, "run": self.run, _KEY: json.dumps(asdict(self))}
+
+
+def save_png(image: NDArray[np.uint8], path: Path, text: Mapping[str, str]) -> None:
+    """Write a picture (H, W, C) whole or not at all; of two channels the first, of many three."""
+    info = PngInfo()
+    for key, value in text.items():
+        info.add_itxt(key, value)
+    if image.shape[2] not in (1, 3, 4):  # not what a PNG holds
+        image = image[..., : 1 if image.shape[2] == 2 else 3]
+    picture = Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image)
+    part = path.with_name(path.name + ".part")
+    picture.save(part, format="png", pnginfo=info)
+    part.replace(path)
+
+
+def read_record(path: str | Path) -> Record:
+    """The record of a picture; ConfigError for a file without one."""
+    try:
+        with Image.open(path) as image:
+            image.load()  # texts may stand behind the pixels
+            text = getattr(image, "text", {}).get(_KEY)
+    except (OSError, UnidentifiedImageError) as error:
+        raise ConfigError(f"--from-png {path}: cannot be read as a picture: {error}") from error
+    if text is None:
+        raise ConfigError(f"--from-png {path}: holds no record of how it was drawn")
+    found = json.loads(text)
+    missing = {field.name for field in fields(Record)} - found.keys()
+    if missing:
+        raise ConfigError(f"--from-png {path}: its record lacks {', '.join(sorted(missing))}")
+    return Record(**{field.name: found[field.name] for field in fields(Record)})

@@ -1,0 +1,30 @@
+"""A sampling script on a model that lies in no run."""
+
+from pathlib import Path
+
+from ldm.cli.sampling.classes import Sample
+from ldm.cli.sampling.flags import check_flags, sampling_parser
+from ldm.cli.sampling.job import Job
+
+
+def job(model, out, *words, task=None, seed=0):
+    """The job of these flags; its directory is there."""
+    task = task or Sample()
+    parser = sampling_parser("")
+    task.add_flags(parser)
+    args = parser.parse_args(["run", "--out", str(out), "--seed", str(seed), *map(str, words)])
+    check_flags(args)
+    args.device = "cpu"
+    items = [{"seed": seed + i, **item} for i, item in enumerate(task.items(model, args))]
+    Path(out).mkdir(exist_ok=True)
+    return Job.of(task, model, args, items, checkpoint="", block={})
+
+
+def draw(model, out, *words, **how):
+    """Draw all images of a job."""
+    made = job(model, out, *words, **how)
+    made.begin()
+    for batch in made.batches():
+        made.write(batch)
+    made.finish()
+    return made
