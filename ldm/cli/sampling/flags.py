@@ -15,8 +15,8 @@ class _Defaults(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsH
     """Keeps the lines of the description, and shows the defaults that say something."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        silent = action.default in (None, [], False, argparse.SUPPRESS)
-        return action.help if silent else super()._get_help_string(action)
+        says_something = isinstance(action.default, float | str) or type(action.default) is int
+        return super()._get_help_string(action) if says_something else action.help
 
 
 def sampling_parser(description: str | None) -> argparse.ArgumentParser:
@@ -80,7 +80,7 @@ def _add_published(parser: argparse.ArgumentParser) -> None:
         what = {"default": argparse.SUPPRESS, "help": argparse.SUPPRESS, **what}
         parser.add_argument(*names, **what)
 
-    add("-r", "--resume", "--ckpt", dest="run")
+    add("-r", "--resume", "--ckpt", dest="published_run")
     add("--outdir", "-l", "--logdir", dest="out")
     add("--ddim_steps", "-c", "--custom_steps", dest="steps", type=int)
     add("--ddim_eta", "-e", dest="eta", type=float)
@@ -92,6 +92,7 @@ def _add_published(parser: argparse.ArgumentParser) -> None:
 
 def check_flags(args: argparse.Namespace) -> None:
     """Bring published flags to ours; ConfigError for a number out of range or flags that clash."""
+    args.run = vars(args).pop("published_run", None) or args.run
     height, width = (vars(args).pop(name, None) for name in ("height", "width"))
     if (height is None) != (width is None):
         raise ConfigError("--H and --W: give both, or --size H W")

@@ -1,0 +1,188 @@
+"""Jobs of many images: records that draw a picture again, resuming, several processes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from ldm.cli.exits import exit_code
+from ldm.cli.sampling.record import read_record
+from ldm.cli.train import train
+from tests.cli.runs import ROOT, script, second_stage, unconditional, write
+
+pytestmark = pytest.mark.slow
+
+
+def sample(*words):
+    return exit_code(script("sample"), [*map(str, words), "--device", "cpu"])
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A run directory of an unconditional model and of one of classes."""
+    place = tmp_path_factory.mktemp("runs")
+    flags = ["-t", "-l", str(place / "logs"), "--max_steps", "2"]
+    configs = {"plain": unconditional(), "class": second_stage()}
+    return {
+        name: train(["-b", write(place / f"{name}.yaml", config), *flags]).path
+        for name, config in configs.items()
+    }
+
+
+def pixels(path):
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+def all_pixels(out):
+    return {path.name: pixels(path).tobytes() for path in sorted(out.glob("[0-9]*.png"))}
+
+
+def test_a_png_is_drawn_again_to_the_last_bit(runs, tmp_path, caplog_ldm):
+    words = ["--classes", 3, 7, "--n", 3, "--steps", 4, "--eta", 1, "--scale", 2, "--seed", 5]
+    assert sample(runs["class"], *words, "--batch-size", 4, "--out", tmp_path / "a") == 0
+    for name in ("00002.png", "00005.png"):
+        png = tmp_path / "a" / name
+        assert sample("--from-png", png, "--out", tmp_path / "b") == 0
+        assert f"{name}: the same to the last bit" in caplog_ldm.text
+        assert np.array_equal(pixels(tmp_path / "b" / name), pixels(png))
+        assert Image.open(tmp_path / "b" / name).text == Image.open(png).text
+
+
+def test_the_record_of_a_png_says_all_that_it_was_drawn_from(runs, tmp_path):
+    words = ["--classes", 3, "--n", 2, "--steps", 4, "--scale", 2, "--seed", 5]
+    assert sample(runs["class"], *words, "--out", tmp_path) == 0
+    record = read_record(tmp_path / "00001.png")
+    assert record.items[record.index] == {"seed": 6, "class_label": 3}
+    assert record.flags["steps"] == 4
+    assert record.flags["sampler"].startswith("DDIM(")
+    assert record.model["target"] == "ldm.models.diffusion.ddpm.LatentDiffusion"
+    assert len(record.sha256) == 64
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ("script", "scripts/txt2img.py drew it"),
+        ("sha256", "name the one it was drawn with"),
+        ("run", "nowhere, which drew it, is not there"),
+        ("none", "holds no record"),
+        ("text", "cannot be read as a picture"),
+    ],
+)
+def test_a_png_that_cannot_be_drawn_again_says_why(runs, tmp_path, caplog_ldm, change, expected):
+    assert sample(runs["plain"], "--n", 1, "--steps", 2, "--out", tmp_path / "a") == 0
+    png = tmp_path / "changed.png"
+    with Image.open(tmp_path / "a" / "00000.png") as image:
+        told = json.loads(image.text["ldm"])
+        told |= {"script": {"script": "txt2img"}, "run": {"run": "nowhere"}}.get(change, {})
+        if change == "sha256":
+            told["sha256"] = "0" * 64
+        info = PngInfo()
+        if change != "none":
+            info.add_itxt("ldm", json.dumps(told))
+        image.save(png, pnginfo=info)
+    if change == "text":
+        png.write_text("no picture")
+    assert sample("--from-png", png, "--out", tmp_path / "b") == 2
+    assert expected in caplog_ldm.text
+    assert not (tmp_path / "b").exists()
+
+
+def test_a_job_goes_on_where_it_stopped_and_gives_the_same_images(runs, tmp_path):
+    words = [runs["plain"], "--n", 10, "--steps", 3, "--batch-size", 4]
+    assert sample(*words, "--out", tmp_path / "a", "--npz") == 0
+    whole = all_pixels(tmp_path / "a")
+    assert sample(*words, "--out", tmp_path / "b") == 0
+    for name in ("00001.png", "00006.png", "00009.png"):
+        (tmp_path / "b" / name).unlink()
+    kept = (tmp_path / "b" / "00000.png").stat().st_mtime_ns
+    untouched = (tmp_path / "b" / "job.json").stat().st_mtime_ns
+    assert sample(*words, "--out", tmp_path / "b") == 0
+    assert all_pixels(tmp_path / "b") == whole
+    assert len(set(whole.values())) == 10
+    assert (tmp_path / "b" / "job.json").stat().st_mtime_ns == untouched
+    assert (tmp_path / "b" / "00000.png").stat().st_mtime_ns > kept  # its batch was not whole
+    arrays = np.load(tmp_path / "a" / "images.npz")["arr_0"]
+    assert (arrays.shape, arrays.dtype) == ((10, 16, 16, 3), np.uint8)
+    assert [each.tobytes() for each in arrays] == list(whole.values())
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--steps", 4], "drawn with steps 3, not 4"),
+        (["--seed", 1], "drawn with items"),
+        (["--n", 3], "drawn with images 2, not 3"),
+    ],
+)
+def test_images_of_another_job_are_not_mixed_in(runs, tmp_path, caplog_ldm, words, expected):
+    start = [runs["plain"], "--n", 2, "--steps", 3, "--out", tmp_path]
+    assert sample(*start) == 0
+    before = all_pixels(tmp_path)
+    assert sample(*start, *words) == 2
+    assert expected in caplog_ldm.text
+    assert all_pixels(tmp_path) == before
+
+
+def test_pictures_of_somebody_else_are_not_replaced(runs, tmp_path, caplog_ldm):
+    (tmp_path / "00000.png").write_text("mine")
+    assert sample(runs["plain"], "--n", 1, "--out", tmp_path) == 2
+    assert "holds images already" in caplog_ldm.text
+    assert (tmp_path / "00000.png").read_text() == "mine"
+
+
+def start(*words):
+    """Start the script in a process of its own, which has a group of its own."""
+    return subprocess.Popen(
+        [sys.executable, ROOT / "scripts" / "sample.py", *map(str, words), "--device", "cpu"],
+        env={**os.environ, "OMP_NUM_THREADS": "2", "PYTHONPATH": str(ROOT)},
+        start_new_session=True,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def test_two_processes_killed_half_way_end_as_one_unbroken_run(runs, tmp_path):
+    words = [runs["plain"], "--n", 48, "--steps", 20, "--batch-size", 2, "--skip-grid"]
+    words += ["--processes", 2]
+    whole = start(*words, "--out", tmp_path / "a")
+    assert whole.wait(timeout=120) == 0
+    killed = start(*words, "--out", tmp_path / "b")
+    while len(all_pixels(tmp_path / "b")) < 10:
+        time.sleep(0.01)
+    os.kill(killed.pid, signal.SIGKILL)  # the other process finds out by itself
+    killed.wait()
+    time.sleep(3)
+    left = all_pixels(tmp_path / "b")
+    assert 10 <= len(left) < 48
+    time.sleep(1)
+    assert all_pixels(tmp_path / "b") == left
+    assert start(*words, "--out", tmp_path / "b").wait(timeout=120) == 0
+    assert all_pixels(tmp_path / "b") == all_pixels(tmp_path / "a")
+    assert len(set(all_pixels(tmp_path / "a").values())) == 48
+
+
+def test_a_process_that_fails_ends_the_job(runs, tmp_path, monkeypatch):
+    words = [runs["plain"], "--n", 4, "--batch-size", 1, "--steps", 2, "--out", tmp_path]
+    assert sample(*words, "--gpus", "0,1") == 2
+
+
+def test_published_flags_are_ours_under_other_names(runs, tmp_path):
+    ours = ["--steps", 3, "--eta", 0.5, "--batch-size", 2, "--size", 16, 24, "--n", 3]
+    theirs = ["-c", 3, "-e", 0.5, "--batch_size", 2, "--H", 16, "--W", 24, "--n_samples", 3]
+    assert sample(runs["plain"], *ours, "--out", tmp_path / "a") == 0
+    assert sample(*theirs, "-r", runs["plain"], "--outdir", tmp_path / "b") == 0
+    assert all_pixels(tmp_path / "a") == all_pixels(tmp_path / "b")
+
+
+def test_the_run_may_stand_anywhere_among_the_flags(runs, tmp_path):
+    assert sample("--n", 1, "--steps", 2, "--out", tmp_path / "a", runs["plain"]) == 0
+    assert sample("--n", 1, runs["plain"], "--steps", 2, "--out", tmp_path / "b") == 0
+    assert all_pixels(tmp_path / "a") == all_pixels(tmp_path / "b")
