@@ -64,12 +64,12 @@ def labels(key, classes=25):
 def test_an_encoder_of_captions_is_known_by_what_it_says_that_it_reads():
     model = conditioned(Letters(key="caption"), Letters(key="title"))
     items = captioned(model, ["a", "b"])
-    assert batch_of(items, "cpu") == {"caption": ["a", "b"], "title": ["a", "b"]}
+    assert batch_of(model, items) == {"caption": ["a", "b"], "title": ["a", "b"]}
 
 
 def test_encoders_that_share_their_labels_are_drawn_from_the_labels_of_both():
     model = conditioned(labels("class_label"), labels("class_label", 20))
-    given = batch_of(labelled(model, [19, 0], 2), "cpu")
+    given = batch_of(model, labelled(model, [19, 0], 2))
     assert given["class_label"].tolist() == [19, 19, 0, 0]
     with pytest.raises(ConfigError, match="--classes 20: expected labels 0 to 19"):
         labelled(model, [20], 1)

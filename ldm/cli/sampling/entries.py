@@ -48,12 +48,13 @@ def labelled(model: Any, classes: Sequence[int] | None, each: int) -> list[Item]
     return [{key: label} for label in classes for _ in range(each)]
 
 
-def batch_of(items: Sequence[Item], device: torch.device | str) -> dict[str, Any] | None:
-    """The entries of some items, as a batch of the data would hold them; None without any."""
+def batch_of(model: Any, items: Sequence[Item]) -> dict[str, Any] | None:
+    """What the model reads of some items, as a batch of the data holds it; None for nothing."""
     batch: dict[str, Any] = {}
-    for key in items[0].keys() - {"seed"}:
+    for key in {part.key for part in model.conditioner.parts}:
         values = [item[key] for item in items]
-        batch[key] = torch.tensor(values, device=device) if isinstance(values[0], int) else values
+        is_label = isinstance(values[0], int)
+        batch[key] = torch.tensor(values, device=model.device) if is_label else values
     return batch or None
 
 

@@ -82,9 +82,16 @@ class Job:
         return self.out / f"{index:05}.png"
 
     def batches(self) -> list[range]:
-        """The images of each batch, by their numbers; what is drawn together never changes."""
-        size, count = self.args.batch_size, len(self.items)
-        return [range(first, min(first + size, count)) for first in range(0, count, size)]
+        """The images of each batch, by their numbers, all of one size; they never change."""
+        batches: list[range] = []
+        for index, item in enumerate(self.items):
+            last = batches[-1] if batches else range(0)
+            is_alike = index > 0 and item.get("size") == self.items[index - 1].get("size")
+            if is_alike and len(last) < self.args.batch_size:
+                batches[-1] = range(last.start, index + 1)
+            else:
+                batches.append(range(index, index + 1))
+        return batches
 
     def missing(self, batch: range) -> bool:
         """Whether an image of the batch is not there yet."""

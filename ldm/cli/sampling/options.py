@@ -11,7 +11,7 @@ from ldm.models.diffusion.sampling import SampleOptions
 from ldm.samplers.base import Sampler
 from ldm.samplers.ddim import DDIM
 
-__all__ = ["PIXEL_FLAGS", "sample_options"]
+__all__ = ["PIXEL_FLAGS", "cells_of", "sample_options"]
 
 # flags on which the pixels of an image depend, beside the model, its seed and its item
 PIXEL_FLAGS = ("steps", "scale", "eta", "size", "weights", "precision", "decode_batch")
@@ -44,11 +44,21 @@ def _steps(steps: int, model: Any) -> int:
     return steps
 
 
+def cells_of(model: Any) -> int:
+    """Pixels that the sides of an image are a multiple of."""
+    network: int = getattr(model.model.diffusion_model, "downsample_factor", 1)
+    return network * _factor(model)
+
+
+def _factor(model: Any) -> int:
+    factor: int = getattr(getattr(model, "first_stage_model", None), "downsample_factor", 1)
+    return factor
+
+
 def _latent_size(size: Sequence[int] | None, model: Any) -> tuple[int, int] | None:
     if size is None:
         return None
-    factor = getattr(getattr(model, "first_stage_model", None), "downsample_factor", 1)
-    cells = factor * getattr(model.model.diffusion_model, "downsample_factor", 1)
+    cells, factor = cells_of(model), _factor(model)
     if any(side < 1 or side % cells for side in size):
         raise ConfigError(f"--size {size[0]} {size[1]}: expected multiples of {cells} pixels")
     return size[0] // factor, size[1] // factor

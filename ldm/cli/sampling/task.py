@@ -15,7 +15,7 @@ from ldm.cli.sampling.entries import Item, batch_of
 from ldm.cli.sampling.options import PIXEL_FLAGS
 from ldm.models.diffusion.sampling import SampleOptions
 
-__all__ = ["Given", "Task"]
+__all__ = ["Given", "Images", "Task"]
 
 Images = list[NDArray[np.uint8]]
 
@@ -58,4 +58,4 @@ class Task(ABC):
 
     def given(self, model: Any, args: argparse.Namespace, items: Sequence[Item]) -> Given:
         """What the images of these items are drawn from."""
-        return Given(batch_of(items, model.device))
+        return Given(batch_of(model, items))
