@@ -28,7 +28,9 @@ def captioned(model: Any, captions: Sequence[str]) -> list[Item]:
     return [{part.key: caption for part in model.conditioner.parts} for caption in captions]
 
 
-def labelled(model: Any, classes: Sequence[int] | None, each: int) -> list[Item]:
+def labelled(
+    model: Any, classes: Sequence[int] | None, each: int, flag: str = "--classes"
+) -> list[Item]:
     """`each` items of every class; of no class for an unconditional model.
 
     Raises ConfigError when the model needs what is not given, or the other way round, and for one
@@ -39,12 +41,12 @@ def labelled(model: Any, classes: Sequence[int] | None, each: int) -> list[Item]
     if not parts:
         if classes is None:
             return [{} for _ in range(each)]
-        raise ConfigError(f"--classes {_spaced(classes)}: this model was trained without classes")
+        raise ConfigError(f"{flag} {_spaced(classes)}: this model was trained without classes")
     key, last = parts[0].key, min(part.embedder.null_label for part in parts)
     if classes is None:
-        raise ConfigError(f"--classes is needed: labels 0 to {last}, of {key}")
+        raise ConfigError(f"{flag} is needed: labels 0 to {last}, of {key}")
     if not all(0 <= label <= last for label in classes):
-        raise ConfigError(f"--classes {_spaced(classes)}: expected labels 0 to {last}")
+        raise ConfigError(f"{flag} {_spaced(classes)}: expected labels 0 to {last}")
     return [{key: label} for label in classes for _ in range(each)]
 
 

@@ -41,8 +41,8 @@ python scripts/img2img.py logs/RUN sketches/ --prompt "a red circle" --strength 
         words = [*args.images, *([args.init_img] if args.init_img else [])]
         if not words:
             raise ConfigError("no images: name files or directories after RUN")
-        entries = told(model, args)
         found = image_items(words, args.size, model)
+        entries = told(model, args)
         return [{**entries, **item} for item in found for _ in range(args.n)]
 
     def given(self, model: Any, args: argparse.Namespace, items: Sequence[Item]) -> Given:

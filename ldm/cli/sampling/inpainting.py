@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from ldm.cli.sampling.entries import Item
 from ldm.cli.sampling.inputs import image_items, images_of, masks_of
 from ldm.cli.sampling.task import Given, Images, Task
 from ldm.cli.sampling.told import add_told, told
 from ldm.config import ConfigError
-from ldm.data.decoding import EXTENSIONS
+from ldm.data.decoding import EXTENSIONS, header_size
 from ldm.log import log
 from ldm.models.diffusion.sampling import Known
 from ldm.tensor import to_uint8
@@ -47,7 +46,6 @@ What is white in a mask is drawn. Known pixels are those of the image, to the la
         words = [*args.images, *([args.indir] if args.indir else [])]
         if not words:
             raise ConfigError("no images: name files or directories after RUN")
-        entries = told(model, args)
         found = [
             {**item, "mask": str(_mask(Path(item["init"]), args.mask))}
             for item in image_items(words, args.size, model)
@@ -55,6 +53,7 @@ What is white in a mask is drawn. Known pixels are those of the image, to the la
         ]
         for item in found:
             _require_hole(item)
+        entries = told(model, args)
         return [{**entries, **item} for item in found for _ in range(args.n)]
 
     def given(self, model: Any, args: argparse.Namespace, items: Sequence[Item]) -> Given:
@@ -85,10 +84,9 @@ def _mask(image: Path, given: str | None) -> Path:
 
 def _require_hole(item: Item) -> None:
     """Tell of a mask of another size; ConfigError for one that hides nothing."""
-    with Image.open(item["init"]) as image, Image.open(item["mask"]) as mask:
-        if image.size != mask.size:
-            log.info(
-                "%s: %s pixels are resized to its image's %s", item["mask"], mask.size, image.size
-            )
     if masks_of([item]).all():
         raise ConfigError(f"{item['mask']}: hides nothing: expected white where pixels are drawn")
+    sizes = [header_size(Path(item[name]))[::-1] for name in ("mask", "init")]
+    if sizes[0] != sizes[1]:
+        message = "%s: resized from %d x %d to its image's %d x %d"
+        log.info(message, item["mask"], *sizes[0], *sizes[1])

@@ -47,18 +47,9 @@ def _own_size(path: Path, cells: int) -> list[int]:
         raise ConfigError(f"{path}: cannot be read: {reason(error)}") from error
     size = [side // cells * cells for side in (height, width)]
     if 0 in size:
-        raise ConfigError(
-            f"{path}: is {height} x {width} pixels, expected {cells} x {cells} or more"
-        )
+        raise ConfigError(f"{path}: {height} x {width} pixels, expected {cells} x {cells} or more")
     if size != [height, width]:
-        log.info(
-            "%s: %d x %d pixels are drawn as %d x %d, multiples of %d",
-            path,
-            height,
-            width,
-            *size,
-            cells,
-        )
+        log.info("%s: %d x %d pixels, drawn as %d x %d", path, height, width, *size)
     return size
 
 

@@ -21,10 +21,13 @@ from ldm.cli.running import autocast
 from ldm.cli.sampling.arrays import write_npz
 from ldm.cli.sampling.entries import Item
 from ldm.cli.sampling.options import sample_options
+from ldm.cli.sampling.preview import Preview
 from ldm.cli.sampling.record import Record, save_png
 from ldm.cli.sampling.task import Task
 from ldm.config import ConfigError
 from ldm.hashing import hash64
+from ldm.models.diffusion.sampling import SampleOptions
+from ldm.samplers.base import Callback
 from ldm.tensor import to_uint8
 
 __all__ = ["Job", "sheet"]
@@ -125,11 +128,14 @@ class Job:
                     f"{value}; give another directory, or the same flags to go on"
                 )
 
-    def draw(self, batch: Sequence[int]) -> list[NDArray[np.uint8]]:
-        """Images (H, W, C) uint8 of some items."""
+    def draw(
+        self, batch: Sequence[int], callback: Callback | None = None
+    ) -> list[NDArray[np.uint8]]:
+        """Images (H, W, C) uint8 of some items.  callback: see `ldm.samplers.base.Sampler`."""
         items = [self.items[index] for index in batch]
         given = self.task.given(self.model, self.args, items)
-        options = {**sample_options(self.args, self.model), **given.options}
+        options: SampleOptions = {**sample_options(self.args, self.model), **given.options}
+        options["callback"] = callback
         seeds = [item["seed"] for item in items]
         with autocast(self.model.device, self.args.precision):
             drawn = self.model.sample(seeds, given.batch, **options)
@@ -139,7 +145,11 @@ class Job:
     def write(self, batch: range) -> None:
         """Draw a batch and write its images."""
         items = [self.items[index] for index in batch]
-        for index, image in zip(batch, self.draw(batch), strict=True):
+        preview = None if self.args.preview is None else Preview(self.args.preview)
+        images = self.draw(batch, preview)
+        if preview is not None:
+            preview.write(self.model, [self.path(index) for index in batch])
+        for index, image in zip(batch, images, strict=True):
             place = index - batch.start
             told = Record(**{**vars(self.record), "items": items, "index": place})
             save_png(image, self.path(index), told.text)
@@ -163,6 +173,14 @@ class Job:
 
 
 def sheet(images: Sequence[NDArray[np.uint8]], columns: int) -> NDArray[np.uint8]:
-    """Images (H, W, C) uint8 as one picture, from left to right and top to bottom."""
-    stacked = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+    """Images (H, W, C) uint8 as one picture, from left to right and top to bottom.
+
+    Those that are smaller than others get a black margin to the right and below.
+    """
+    height, width = (max(image.shape[axis] for image in images) for axis in (0, 1))
+    pages = [
+        np.pad(image, ((0, height - image.shape[0]), (0, width - image.shape[1]), (0, 0)))
+        for image in images
+    ]
+    stacked = torch.from_numpy(np.stack(pages)).permute(0, 3, 1, 2)
     return make_grid(stacked, nrow=columns, padding=2).permute(1, 2, 0).numpy()  # type: ignore[no-any-return]

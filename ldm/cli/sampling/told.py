@@ -27,4 +27,4 @@ def told(model: Any, args: argparse.Namespace) -> Item:
         return captioned(model, [args.prompt])[0]
     if any(part.embedder.reads == "text" for part in model.conditioner.parts):
         raise ConfigError("--prompt is needed: this model draws what captions say")
-    return labelled(model, None if args.label is None else [args.label], 1)[0]
+    return labelled(model, None if args.label is None else [args.label], 1, "--class")[0]
