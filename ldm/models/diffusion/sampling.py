@@ -75,7 +75,8 @@ class SampleOptions(TypedDict, total=False):
     scale: of classifier-free guidance; 1 (default) is the condition alone. A number or (B,).
     negative: entries to guide away from instead of the null condition.
     guide: makes the denoiser that is followed, in place of classifier-free guidance at `scale`.
-    size: height and width of what is diffused, in its cells; `image_size` by default.
+    size: height and width of what is diffused, in its cells; `image_size` by default, and that of
+        the images where there are any.
     weights: averaged ("ema", default) or as trained ("raw").
     start, known: images to begin from, or to keep a part of.
     callback: see `Sampler.sample`.  decode_batch: images decoded together; all by default.
@@ -106,12 +107,14 @@ def sample(
     sampler, steps = options.get("sampler") or self.sampler, options.get("steps", 50)
     draws = KeyedDraws(seeds, seed=0)
     cond = None if batch is None else self.conditioner(batch)
-    x, node = _first_state(self, draws, sampler, options)
     denoiser = _denoiser(self, draws, batch, cond, options)
     if (known := options.get("known")) is not None:
         z = self.encode(known.images.to(self.device))
-        mask = known.cells(z.shape[2:]).to(z)
+        height, width = z.shape[2:]
+        mask = known.cells((height, width)).to(z)
         denoiser = KnownRegion(denoiser, self.schedule, z, mask, draws)
+        options = {**options, "size": (height, width)}
+    x, node = _first_state(self, draws, sampler, options)
     z = sampler.sample(
         denoiser,
         x,
