@@ -38,7 +38,7 @@ def test_drawing_from_images_takes_the_last_steps(strength, node):
 
 @pytest.mark.parametrize("strength", [0, -0.1, 1.01, float("nan")])
 def test_a_strength_is_a_share_of_the_steps(strength):
-    with pytest.raises(ValueError, match="strength is .*, expected more than 0, at most 1"):
+    with pytest.raises(ValueError, match=r"strength is .*, expected more than 0, at most 1"):
         Start(IMAGES, strength)
 
 
