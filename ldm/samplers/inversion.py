@@ -17,7 +17,7 @@ __all__ = ["DDIMInversion"]
 
 @dataclass(frozen=True)
 class DDIMInversion(Sampler):
-    """DDIM steps up the noise levels, x_s = alpha_s x0 + sigma_s eps (arXiv:2010.02502, section 4.3).
+    """DDIM steps up the noise levels, x_s = alpha_s x0 + sigma_s eps (arXiv:2010.02502, sec. 4.3).
 
     `sample` takes data and returns the state at the first time of the grid; `DDIM(grid)` leads from
     there back to the data, up to an error in proportion to 1 / steps. An `Explicit` grid that
