@@ -1,6 +1,6 @@
 """Every sampler there is, once: one that is added here comes under all tests of the family."""
 
-from dataclasses import fields, replace
+from dataclasses import fields, is_dataclass, replace
 
 import torch
 
@@ -21,10 +21,10 @@ SOLVERS = [
     Ancestral(v=1.0),
     PLMS(),
     Euler(),
-    Euler(s_churn=20.0),
+    Euler(s_churn=10.0),
     EulerAncestral(),
     Heun(),
-    Heun(s_churn=20.0),
+    Heun(s_churn=10.0),
     DPMSolverSinglestep(),
     DPMSolver(),
     DPMSolver(order=3),
@@ -67,8 +67,8 @@ def adds_noise(sampler):
 
 def name(value):
     """A short id: the class and the fields that are not its defaults."""
-    if isinstance(value, type):
-        return value.__name__
+    if not is_dataclass(value):
+        return value if isinstance(value, str) else type(value).__name__
     default = type(value)()
     given = {field.name: getattr(value, field.name) for field in fields(value)}
     changed = [f"{key}={given[key]}" for key in given if given[key] != getattr(default, key)]
