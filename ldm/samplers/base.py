@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ldm.diffusion.denoiser import Denoiser
 from ldm.diffusion.draws import Draws, normal_like
+from ldm.diffusion.moment import Memory, moment_of_run
 from ldm.diffusion.schedule import Schedule
 from ldm.samplers.grid import Grid, Uniform
 from ldm.types import Conditioning, Prediction
@@ -46,7 +47,7 @@ class Run:
     """What a rule may know of its run: levels at each node, more evaluations, random numbers.
 
     times, alpha, sigma: of the nodes 0..count, Python numbers computed in float64.
-    start: the node that the run starts from.
+    start: the node that the run starts from.  memory: of wrappers, see `ldm.diffusion.moment`.
     """
 
     denoiser: Denoiser
@@ -57,6 +58,7 @@ class Run:
     sigma: list[float]
     nodes: tuple[Tensor, ...]
     start: int
+    memory: Memory = field(default_factory=Memory)
 
     @property
     def count(self) -> int:
@@ -78,7 +80,8 @@ class Run:
 
     def denoise(self, x: Tensor, node: int) -> Prediction:
         """Prediction for state x (B, C, H, W) at a node."""
-        return self.denoiser(x, self.nodes[node], self.cond)
+        with moment_of_run(self.times[node], self.memory):
+            return self.denoiser(x, self.nodes[node], self.cond)
 
     def normal(self, like: Tensor, index: int) -> Tensor:
         """Standard normal noise of step `index`, stream "step <index>"; shape and type of `like`.
@@ -141,7 +144,7 @@ class Sampler(ABC):
             raise ValueError(f"start is {start}, expected a node from 0 to {run.count - 1}")
         rule = self.rule(run)
         for index in range(start, run.count):
-            x, used = rule(index, denoiser(x, run.nodes[index], cond))
+            x, used = rule(index, run.denoise(x, index))
             if callback is not None:
                 step = Step(index, run.count, run.times[index], run.times[index + 1])
                 replaced = callback(step, x, used)
