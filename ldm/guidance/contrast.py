@@ -8,10 +8,19 @@ from typing import Protocol, runtime_checkable
 from torch import Tensor
 
 from ldm.diffusion.schedule import Schedule
-from ldm.tensor import expand_to
+from ldm.tensor import expand_to, sent_to
 from ldm.types import Conditioning, Prediction
 
-__all__ = ["Contrast", "Guided", "extrapolated", "require_guided", "with_x0"]
+__all__ = [
+    "Contrast",
+    "Guided",
+    "Scale",
+    "extrapolated",
+    "factor_of",
+    "is_number",
+    "require_guided",
+    "with_x0",
+]
 
 Scale = float | Tensor
 
@@ -78,11 +87,16 @@ def is_number(scale: Scale, number: int) -> bool:
     return not isinstance(scale, Tensor) and scale == number
 
 
+def factor_of(scale: Scale, like: Tensor) -> Scale:
+    """The scale as a factor of `like` (B, C, H, W): a number, or (B, 1, 1, 1) of its type."""
+    if not isinstance(scale, Tensor):
+        return scale
+    return expand_to(sent_to(scale, like.device), like).to(like.dtype)
+
+
 def extrapolated(weak: Tensor, strong: Tensor, scale: Scale) -> Tensor:
-    """weak + scale (strong - weak), both (B, C, H, W)."""
-    if isinstance(scale, Tensor):
-        return weak.lerp(strong, expand_to(scale, strong).to(weak))
-    return weak.lerp(strong, scale)
+    """Prediction weak + scale (strong - weak), both (B, C, H, W)."""
+    return weak.lerp(strong, factor_of(scale, weak))
 
 
 def with_x0(prediction: Prediction, x0: Tensor, schedule: Schedule, t: Tensor) -> Prediction:

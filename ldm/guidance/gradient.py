@@ -23,7 +23,7 @@ from torch import Tensor
 
 from ldm.diffusion.denoiser import Denoiser
 from ldm.diffusion.schedule import Schedule
-from ldm.guidance.contrast import with_x0
+from ldm.guidance.contrast import factor_of, with_x0
 from ldm.tensor import expand_to
 from ldm.types import Conditioning, Prediction
 
@@ -56,7 +56,7 @@ class ClassifierGuided:
         with _gradients():
             x, time, given = _leaf(x_t), _usable(t), _usable_condition(cond)
             gradient = _gradient(self.log_prob(x, time, given), x, "log_prob")
-        score = gradient * _factor(self.scale, x_t)
+        score = gradient * factor_of(self.scale, x_t)
         return _tilted(self.denoiser(x_t, t, cond), score, self.schedule, t)
 
 
@@ -99,7 +99,7 @@ class ImageGuided:
 
     def __call__(self, x_t: Tensor, t: Tensor, cond: Conditioning | None) -> Prediction:
         """Guided prediction (x0, eps), both (B, C, H, W)."""
-        factor = _factor(self.scale, x_t)
+        factor = factor_of(self.scale, x_t)
         if self.through == "denoiser":
             with _gradients():
                 x = _leaf(x_t)
@@ -165,10 +165,6 @@ def _gradient(values: Tensor, at: Tensor, name: str) -> Tensor:
         )
     (gradient,) = torch.autograd.grad(values.sum(), at)
     return gradient
-
-
-def _factor(scale: float | Tensor, like: Tensor) -> float | Tensor:
-    return expand_to(scale, like).to(like) if isinstance(scale, Tensor) else scale
 
 
 @contextmanager

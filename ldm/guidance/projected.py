@@ -9,8 +9,7 @@ from torch import Tensor
 
 from ldm.diffusion.moment import current_moment
 from ldm.diffusion.schedule import Schedule
-from ldm.guidance.contrast import Contrast, is_number, with_x0
-from ldm.tensor import expand_to
+from ldm.guidance.contrast import Contrast, factor_of, is_number, with_x0
 from ldm.types import Conditioning, Prediction
 
 __all__ = ["Projected"]
@@ -65,8 +64,8 @@ class Projected:
         if is_number(scale, 1):
             return self.guidance.with_strong(x_t, t, cond)
         strong, weak = self.guidance.pair(x_t, t, cond)
-        further = expand_to(scale, x_t).to(x_t) - 1 if isinstance(scale, Tensor) else scale - 1
-        x0 = strong.x0 + further * self._direction(strong.x0 - weak.x0, strong.x0)
+        direction = self._direction(strong.x0 - weak.x0, strong.x0)
+        x0 = strong.x0 + (factor_of(scale, x_t) - 1) * direction
         return with_x0(strong, x0, self.schedule, t), strong
 
     def _direction(self, difference: Tensor, strong: Tensor) -> Tensor:
@@ -87,5 +86,5 @@ class Projected:
         before = moment.memory.recall(self)
         if before is not None:
             difference = difference.add(before, alpha=self.momentum)
-        moment.memory.keep(self, difference)
+        moment.memory.keep(self, difference.detach())
         return difference
