@@ -103,7 +103,7 @@ def test_a_phi_outside_of_its_range_is_refused(phi):
 
 
 def test_what_is_not_guided_is_refused_with_the_order_to_follow():
-    with pytest.raises(ValueError, match=r"got Interval: put Interval inside .* or around Rescaled"):
+    with pytest.raises(ValueError, match=r"got Interval: put Interval inside .* around Rescaled"):
         Rescaled(Interval(GUIDED, PLAIN, SCHEDULE), SCHEDULE)
 
 
