@@ -8,19 +8,19 @@ import torch
 from torch import Tensor
 
 from ldm.diffusion.denoiser import Denoiser
-from ldm.tensor import expand_to
+from ldm.guidance.contrast import Contrast
 from ldm.types import Conditioning, Prediction
 
 __all__ = ["ClassifierFree"]
 
 
 @dataclass(frozen=True)
-class ClassifierFree:
+class ClassifierFree(Contrast):
     """eps = eps_u + scale (eps_c - eps_u), from one batch of 2B, the unconditional half first.
 
     scale: 1 is the condition alone and 0 none, each one pass of B; larger values follow the
     condition further. A number, or one per example as a tensor (B,).
-    null: what "no condition" is, for B examples or for 1.
+    null: what "no condition" is, for B examples or for 1; a negative prompt is a null of its own.
     """
 
     denoiser: Denoiser
@@ -29,23 +29,29 @@ class ClassifierFree:
 
     def __call__(self, x_t: Tensor, t: Tensor, cond: Conditioning | None) -> Prediction:
         """Guided prediction (x0, eps), both (B, C, H, W); ValueError without a condition."""
-        if cond is None:
-            raise ValueError("guidance needs a condition to follow, got None")
-        if not isinstance(self.scale, Tensor) and self.scale in (0, 1):
-            return self.denoiser(x_t, t, cond if self.scale else self._null(len(x_t)))
+        _required(cond)
+        return super().__call__(x_t, t, cond)
+
+    def pair(
+        self, x_t: Tensor, t: Tensor, cond: Conditioning | None
+    ) -> tuple[Prediction, Prediction]:
+        """Predictions with the condition and without; ValueError without a condition."""
         both = self.denoiser(
             torch.cat([x_t, x_t]),
             torch.cat([t, t]),
-            Conditioning.cat([self._null(len(x_t)), cond]),
+            Conditioning.cat([self._null(len(x_t)), _required(cond)]),
         )
-        # x0 is linear in eps at a given x_t, so guiding both keeps them consistent
-        return Prediction(x0=self._guided(both.x0), eps=self._guided(both.eps))
+        x0_u, x0_c = both.x0.chunk(2)
+        eps_u, eps_c = both.eps.chunk(2)
+        return Prediction(x0=x0_c, eps=eps_c), Prediction(x0=x0_u, eps=eps_u)
 
-    def _guided(self, both: Tensor) -> Tensor:
-        unconditional, conditional = both.chunk(2)
-        if isinstance(self.scale, Tensor):
-            return unconditional.lerp(conditional, expand_to(self.scale, conditional).to(both))
-        return unconditional.lerp(conditional, self.scale)
+    def strong_alone(self, x_t: Tensor, t: Tensor, cond: Conditioning | None) -> Prediction:
+        """Prediction with the condition; ValueError without one."""
+        return self.denoiser(x_t, t, _required(cond))
+
+    def weak_alone(self, x_t: Tensor, t: Tensor, cond: Conditioning | None) -> Prediction:
+        """Prediction without the condition."""
+        return self.denoiser(x_t, t, self._null(len(x_t)))
 
     def _null(self, batch_size: int) -> Conditioning:
         if self.null.batch_size == batch_size:
@@ -58,3 +64,9 @@ class ClassifierFree:
         return Conditioning(
             **{name: value.expand(batch_size, *value.shape[1:]) for name, value in slots.items()}
         )
+
+
+def _required(cond: Conditioning | None) -> Conditioning:
+    if cond is None:
+        raise ValueError("guidance needs a condition to follow, got None")
+    return cond

@@ -11,9 +11,11 @@ from torch import Tensor
 from ldm.diffusion.denoiser import Denoiser
 from ldm.diffusion.parameterization import to_prediction
 from ldm.diffusion.schedule import Schedule
+from ldm.guidance.contrast import with_x0
+from ldm.tensor import expand_to
 from ldm.types import Conditioning, Prediction
 
-__all__ = ["Clipped", "Corrected", "Quantized"]
+__all__ = ["Clipped", "Corrected", "Quantized", "Thresholded"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,47 @@ class Clipped:
         """Prediction with clipped x0 and the eps that agrees with it, both (B, C, H, W)."""
         x0 = self.denoiser(x_t, t, cond).x0.clamp(self.low, self.high)
         return to_prediction("x0", x0, x_t, *self.schedule.coefficients(t))
+
+
+@dataclass(frozen=True)
+class Thresholded:
+    """Dynamic thresholding of x0 (Imagen, arXiv:2205.11487): clamped to its own range, then scaled.
+
+    With s = max(limit, `percentile` of |x0|), per image over (C, H, W), x0 is clamped to [-s, s]
+    and multiplied by limit / s: strong guidance does not saturate pixels as `Clipped` does. An
+    image within the limit is not changed.
+
+    percentile: in (0, 1], as a fraction.  limit: above 0: 1 for images, for latents about the
+    largest value that they take.
+    """
+
+    denoiser: Denoiser
+    schedule: Schedule
+    percentile: float = 0.995
+    limit: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse numbers outside of their ranges."""
+        if not 0 < self.percentile <= 1:
+            raise ValueError(f"percentile is {self.percentile}, expected above 0 and at most 1")
+        if not self.limit > 0:
+            raise ValueError(f"limit is {self.limit}, expected a number above 0")
+
+    def __call__(self, x_t: Tensor, t: Tensor, cond: Conditioning | None) -> Prediction:
+        """Prediction with thresholded x0 and the eps that agrees with it, both (B, C, H, W)."""
+        prediction = self.denoiser(x_t, t, cond)
+        x0 = prediction.x0
+        bound = expand_to(self._percentile(x0.abs().flatten(1)).clamp(min=self.limit), x0)
+        return with_x0(prediction, x0.clamp(-bound, bound) * (self.limit / bound), self.schedule, t)
+
+    def _percentile(self, values: Tensor) -> Tensor:
+        """Of each row of (B, N), linear between its elements: (B,)."""
+        # torch.quantile takes no half precision and no rows of more than 2^24
+        rank = self.percentile * (values.shape[1] - 1)
+        below = int(rank)
+        ordered = values.sort(dim=1).values
+        above = min(below + 1, values.shape[1] - 1)
+        return ordered[:, below].lerp(ordered[:, above], rank - below)
 
 
 @dataclass(frozen=True)

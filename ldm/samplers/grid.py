@@ -2,13 +2,13 @@
 
 A grid maps (schedule, steps) to times in float64, from t_max down; a sampler evaluates the network
 at all but the last, which is where it ends: t_clean, so that no noise is left, except for the
-published grids. `Uniform`, `Karras` and `LogSNR` make exactly `steps` evaluations.
+published grids. All but those make exactly `steps` steps, for every number of them from 1 to T.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -20,9 +20,12 @@ __all__ = [
     "Explicit",
     "Grid",
     "Karras",
+    "Leading",
     "LogSNR",
+    "OrUniform",
     "PublishedQuadratic",
     "PublishedUniform",
+    "Quadratic",
     "Uniform",
 ]
 
@@ -52,6 +55,39 @@ class Uniform:
 
 
 @dataclass(frozen=True)
+class Leading:
+    """Equal steps of time from 0 up, floor(i T / steps), then clean data; integer times only.
+
+    It starts up to T / steps before T-1, where x is noise alone, although the state there is not:
+    for comparisons with what was drawn in this way. `Uniform` has no such gap.
+    """
+
+    def __call__(self, schedule: Schedule, steps: int) -> Array:
+        """Times (steps + 1,), distinct; ValueError for a continuous schedule."""
+        total = _integer_times(schedule, steps, self)
+        return np.append(np.floor(np.arange(steps) * total / steps)[::-1], schedule.t_clean)
+
+
+@dataclass(frozen=True)
+class Quadratic:
+    """Steps of time that grow with the square of the time left, from t_max to clean data.
+
+    Whole and distinct times on a discrete schedule, where 1 is the least step.
+    """
+
+    def __call__(self, schedule: Schedule, steps: int) -> Array:
+        """Times (steps + 1,), distinct."""
+        _check_steps(schedule, steps)
+        fraction = np.square(np.arange(steps + 1) / steps)
+        rising = (schedule.t_max - schedule.t_clean) * fraction
+        if schedule.num_timesteps is not None:
+            place = np.arange(steps + 1)
+            # the largest of round(t_j) + i - j over j <= i: rounded, then a step of 1 or more
+            rising = np.maximum.accumulate(np.round(rising) - place) + place
+        return (rising + schedule.t_clean)[::-1].copy()
+
+
+@dataclass(frozen=True)
 class Karras:
     """Noise levels k = sigma / alpha equally spaced in k^(1 / rho), eq. (5) of arXiv:2206.00364.
 
@@ -75,6 +111,21 @@ class LogSNR:
         """Times (steps + 1,), in between the trained ones; ValueError if t_max is pure noise."""
         _check_steps(schedule, steps)
         return _ending_clean(schedule, np.linspace(*_log_snr_range(schedule), steps))
+
+
+@dataclass(frozen=True)
+class OrUniform:
+    """A grid of noise levels where they are finite at both ends of a schedule, else `Uniform`.
+
+    Rectified flow and schedules that end in pure noise have an end without a log SNR.
+    """
+
+    grid: Grid = field(default_factory=LogSNR)
+
+    def __call__(self, schedule: Schedule, steps: int) -> Array:
+        """Times (steps + 1,), distinct."""
+        grid = self.grid if _finite_ends(schedule) else Uniform()
+        return grid(schedule, steps)
 
 
 @dataclass(frozen=True)
@@ -146,10 +197,16 @@ def _whole(schedule: Schedule, times: Array) -> Array:
     return times if schedule.num_timesteps is None else np.round(times)
 
 
+def _finite_ends(schedule: Schedule) -> bool:
+    """Whether there are signal and noise at both t_max and t_min."""
+    alpha, sigma = schedule.exact(np.array([schedule.t_max, schedule.t_min]))
+    return bool(alpha.all() and sigma.all())
+
+
 def _log_snr_range(schedule: Schedule) -> tuple[float, float]:
     """Log SNR at t_max and at t_min."""
     alpha, sigma = schedule.exact(np.array([schedule.t_max, schedule.t_min]))
-    if not (alpha.all() and sigma.all()):
+    if not _finite_ends(schedule):
         raise ValueError(
             f"{type(schedule).__name__} has no finite signal-to-noise ratio at both ends, which "
             "this grid divides evenly: use Uniform"

@@ -37,6 +37,15 @@ class PLMS(Sampler):
         if not 1 <= self.order <= len(WEIGHTS):
             raise ValueError(f"order is {self.order}, expected 1 to {len(WEIGHTS)}")
 
+    @property
+    def convergence_order(self) -> int:
+        """Second, as the first step is and levels are not evenly spaced; first for order 1."""
+        return min(self.order, 2)
+
+    def evaluations(self, steps: int, *, ends_clean: bool = True) -> int:
+        """One more than steps, but for a single step and for order 1."""
+        return steps + (self.order > 1 and steps > 1)
+
     def rule(self, run: Run) -> StepRule:
         """Keep the raw eps of the last steps, newest first."""
         alpha, sigma, level = run.alpha, run.sigma, run.level

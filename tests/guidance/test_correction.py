@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ldm.diffusion.schedule import PublishedSchedule, RectifiedFlow
-from ldm.guidance.correction import Clipped, Corrected, Quantized
+from ldm.guidance.correction import Clipped, Corrected, Quantized, Thresholded
 from ldm.tensor import expand_to
 from tests.gaussian import GaussianDenoiser
 
@@ -65,3 +65,40 @@ def test_a_corrector_may_take_gradients_inside_a_sampler():
 def test_eps_is_not_corrected_where_a_schedule_ends_in_pure_noise(schedule):
     with pytest.raises(ValueError, match="ends in pure noise"):
         Corrected(INNER, schedule, lambda eps, x, t, cond: eps)
+
+
+def test_a_range_within_the_limit_is_not_changed():
+    prediction = Thresholded(INNER, SCHEDULE, percentile=1, limit=100)(X, T, None)
+    assert torch.equal(prediction.x0, INNER(X, T, None).x0)
+    assert torch.equal(prediction.eps, INNER(X, T, None).eps)
+
+
+def test_the_largest_value_is_scaled_to_the_limit():
+    plain = INNER(X, T, None).x0
+    prediction = Thresholded(INNER, SCHEDULE, percentile=1, limit=0.5)(X, T, None)
+    largest = plain.abs().amax(dim=(1, 2, 3), keepdim=True)
+    assert (largest > 0.5).all()
+    torch.testing.assert_close(prediction.x0, plain * 0.5 / largest)
+    torch.testing.assert_close(again(prediction), X)
+
+
+@pytest.mark.parametrize("percentile", [0.01, 0.5, 0.9, 1])
+def test_a_percentile_is_that_of_each_image(percentile):
+    plain = INNER(X, T, None).x0
+    prediction = Thresholded(INNER, SCHEDULE, percentile, limit=0.01)(X, T, None)
+    bound = torch.quantile(plain.abs().flatten(1), percentile, dim=1)[:, None, None, None]
+    torch.testing.assert_close(prediction.x0, plain.clamp(-bound, bound) * 0.01 / bound)
+    torch.testing.assert_close(again(prediction), X)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"percentile": 0.0}, "percentile is 0.0, expected above 0 and at most 1"),
+        ({"percentile": 99.5}, "percentile is 99.5, expected above 0 and at most 1"),
+        ({"limit": 0}, "limit is 0, expected a number above 0"),
+    ],
+)
+def test_a_threshold_outside_of_its_range_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        Thresholded(INNER, SCHEDULE, **options)

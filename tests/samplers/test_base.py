@@ -1,5 +1,7 @@
 """The loop of all samplers: counts, types, independence of the batch, start, callback, noise."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -9,18 +11,15 @@ from ldm.diffusion.schedule import PublishedSchedule
 from ldm.samplers.ancestral import Ancestral
 from ldm.samplers.base import Step
 from ldm.samplers.ddim import DDIM
-from ldm.samplers.dpm import DPMSolver
 from ldm.samplers.grid import PublishedQuadratic, PublishedUniform, Uniform
-from ldm.samplers.heun import Heun
-from ldm.samplers.plms import PLMS
 from ldm.types import Conditioning, Prediction
 from tests.gaussian import GaussianDenoiser
+from tests.samplers.solvers import SOLVERS, STOCHASTIC, WITH_MEMORY, name, noiseless, quiet
 
 SCHEDULE = PublishedSchedule()
 X = torch.randn(4, 2, 3, 3, generator=torch.Generator().manual_seed(0))
 DRAWS = KeyedDraws(range(4), seed=0)
-ONE_EVALUATION = [DDIM(), DDIM(eta=1.0), Ancestral(), DPMSolver()]
-EVERY = [*ONE_EVALUATION, PLMS(), Heun()]
+EVERY = pytest.mark.parametrize("sampler", SOLVERS, ids=name)
 
 
 def sample(sampler, x=X, *, steps=6, schedule=SCHEDULE, draws=DRAWS, **options):
@@ -29,27 +28,47 @@ def sample(sampler, x=X, *, steps=6, schedule=SCHEDULE, draws=DRAWS, **options):
     return end, denoiser.evaluations
 
 
-@pytest.mark.parametrize("sampler", ONE_EVALUATION, ids=repr)
-def test_every_number_of_steps_makes_exactly_so_many_evaluations(sampler):
-    short = PublishedSchedule(100, linear_end=0.1)
+@pytest.mark.slow
+def test_ddim_makes_as_many_evaluations_as_steps_for_every_number_of_them():
+    x, count = torch.zeros(1, 1, 1, 1), 0
+    prediction = Prediction(x0=x, eps=x)
+
+    def counting(x_t, t, cond):
+        nonlocal count
+        count += 1
+        return prediction
+
+    for steps in range(1, 1001):
+        count = 0
+        DDIM().sample(counting, x, schedule=SCHEDULE, steps=steps)
+        assert count == steps
+
+
+@EVERY
+@pytest.mark.parametrize("schedule", [PublishedSchedule(40, linear_end=0.3), SCHEDULE])
+def test_a_sampler_makes_as_many_evaluations_as_it_says(sampler, schedule):
     x, draws = torch.zeros(1, 1, 1, 1), KeyedDraws([0], seed=0)
-    for steps in range(1, 101):
-        assert sample(sampler, x, steps=steps, schedule=short, draws=draws)[1] == steps
-    for steps in (1, 2, 3, 9, 27, 333, 1000):
-        assert sample(sampler, x, steps=steps, draws=draws)[1] == steps
+    for steps in range(1, 41) if schedule.num_timesteps == 40 else (2, 3, 9, 27, 333, 1000):
+        made = sample(sampler, x, steps=steps, schedule=schedule, draws=draws)[1]
+        assert made == sampler.evaluations(steps)
 
 
-@pytest.mark.parametrize("steps", [1, 2, 10])
-def test_heun_evaluates_twice_but_for_the_last_step(steps):
-    assert sample(Heun(), steps=steps)[1] == 2 * steps - 1
+@EVERY
+@pytest.mark.parametrize("start", [1, 4, 5])
+def test_a_run_from_the_middle_makes_the_evaluations_of_its_steps(sampler, start):
+    assert sample(sampler, start=start)[1] == sampler.evaluations(6 - start)
 
 
-@pytest.mark.parametrize(("steps", "evaluations"), [(1, 1), (2, 3), (10, 11)])
-def test_plms_evaluates_once_more_for_its_first_step(steps, evaluations):
-    assert sample(PLMS(), steps=steps)[1] == evaluations
+@EVERY
+@pytest.mark.parametrize("grid", [PublishedUniform(), PublishedQuadratic()])
+@pytest.mark.parametrize("steps", [1, 7, 40])
+def test_a_run_that_does_not_end_clean_makes_the_evaluations_it_says(sampler, grid, steps):
+    taken = len(grid(SCHEDULE, steps)) - 1
+    made = sample(replace(sampler, grid=grid), steps=steps)[1]
+    assert made == sampler.evaluations(taken, ends_clean=False)
 
 
-@pytest.mark.parametrize("sampler", EVERY, ids=repr)
+@EVERY
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_state_keeps_its_type(sampler, dtype):
     seen = []
@@ -61,14 +80,14 @@ def test_the_state_keeps_its_type(sampler, dtype):
     assert set(seen) == {(dtype, dtype)}
 
 
-@pytest.mark.parametrize("sampler", EVERY, ids=repr)
+@EVERY
 def test_float32_stays_close_to_float64(sampler):
     narrow, _ = sample(sampler, steps=20)
     wide, _ = sample(sampler, X.double(), steps=20, schedule=PublishedSchedule().double())
     torch.testing.assert_close(narrow.double(), wide, rtol=0, atol=2e-5)
 
 
-@pytest.mark.parametrize("sampler", EVERY, ids=repr)
+@EVERY
 def test_an_example_does_not_depend_on_its_batch(sampler):
     together, _ = sample(sampler)
     for i in range(4):
@@ -76,7 +95,7 @@ def test_an_example_does_not_depend_on_its_batch(sampler):
         assert torch.equal(alone[0], together[i])
 
 
-@pytest.mark.parametrize("sampler", EVERY, ids=repr)
+@EVERY
 def test_sampling_twice_gives_the_same_and_changes_no_argument(sampler):
     x = X.clone()
     first, _ = sample(sampler, x)
@@ -84,7 +103,7 @@ def test_sampling_twice_gives_the_same_and_changes_no_argument(sampler):
     assert torch.equal(sample(sampler, x)[0], first)
 
 
-@pytest.mark.parametrize("sampler", EVERY, ids=repr)
+@EVERY
 def test_predictions_are_not_changed_by_a_rule(sampler):
     made = []
 
@@ -100,7 +119,9 @@ def test_predictions_are_not_changed_by_a_rule(sampler):
         assert torch.equal(prediction.eps, eps)
 
 
-@pytest.mark.parametrize("sampler", [DDIM(), DDIM(eta=0.7), Ancestral(), Heun()], ids=repr)
+@pytest.mark.parametrize(
+    "sampler", [s for s in SOLVERS if not isinstance(s, WITH_MEMORY)], ids=name
+)
 def test_a_run_can_start_in_the_middle(sampler):
     states = []
     end, _ = sample(sampler, callback=lambda step, x, prediction: states.append(x))
@@ -130,7 +151,7 @@ def test_a_state_returned_by_the_callback_is_the_one_sampled_on():
     assert torch.equal(replaced, sample(DDIM(), torch.ones_like(X), start=1)[0])
 
 
-@pytest.mark.parametrize("sampler", [DDIM(eta=0.1), Ancestral()])
+@pytest.mark.parametrize("sampler", STOCHASTIC, ids=name)
 def test_a_sampler_that_adds_noise_asks_for_draws(sampler):
     with pytest.raises(ValueError, match="pass draws"):
         sample(sampler, draws=None)
@@ -148,26 +169,32 @@ def test_a_variance_outside_the_two_published_ones_is_refused(v):
         Ancestral(v=v)
 
 
-def test_a_sampler_without_noise_needs_no_draws():
-    assert torch.equal(sample(DDIM(), draws=None)[0], sample(DDIM())[0])
+@EVERY
+def test_a_sampler_without_noise_needs_no_draws(sampler):
+    if isinstance(sampler, Ancestral):
+        sampler = quiet(sampler)
+    sampler = noiseless(sampler)
+    assert torch.equal(sample(sampler, draws=None)[0], sample(sampler)[0])
 
 
-def test_temperature_0_adds_no_noise():
-    quiet = sample(Ancestral(temperature=0.0), draws=None)[0]
-    assert not torch.equal(quiet, sample(Ancestral())[0])
+@pytest.mark.parametrize("sampler", STOCHASTIC, ids=name)
+def test_a_factor_of_0_takes_the_noise_away_and_leaves_the_steps(sampler):
+    still = sample(quiet(sampler), draws=KeyedDraws(range(4), seed=1))[0]
+    assert torch.equal(sample(quiet(sampler))[0], still)
+    assert not torch.equal(still, sample(sampler)[0])
 
 
-def test_one_step_is_the_predicted_data():
+@EVERY
+def test_one_step_is_the_predicted_data(sampler):
     prediction = GaussianDenoiser(SCHEDULE)(X, torch.full((4,), 999), None)
-    for sampler in (DDIM(), Ancestral(), DPMSolver(), PLMS(), Heun()):
-        torch.testing.assert_close(sample(sampler, steps=1)[0], prediction.x0)
+    torch.testing.assert_close(sample(sampler, steps=1)[0], prediction.x0)
 
 
-@pytest.mark.parametrize("sampler", [DDIM, PLMS, DPMSolver, Heun, Ancestral])
+@EVERY
 @pytest.mark.parametrize("grid", [PublishedUniform(), PublishedQuadratic()])
 def test_published_grids_are_open_to_every_sampler(sampler, grid):
     # quadratic times repeat from 30 steps on
-    end, _ = sample(sampler(grid=grid), steps=40)
+    end, _ = sample(replace(sampler, grid=grid), steps=40)
     assert end.isfinite().all()
 
 
