@@ -113,7 +113,7 @@ def ancestral():
 def drawn(model, out, *words):
     draw(model, out, "--steps", 4, "--n", 1, *words, seed=7)
     with Image.open(out / "00000.png") as image:
-        return Drawn(np.asarray(image), image.text["sampler"])
+        return Drawn(np.asarray(image), image.text["solver"])
 
 
 def test_pictures_are_drawn_with_the_models_own_sampler(ancestral, tmp_path):

@@ -62,7 +62,7 @@ def test_the_record_of_a_png_says_all_that_it_was_drawn_from(runs, tmp_path):
     record = read_record(tmp_path / "00001.png")
     assert record.items[record.index] == {"seed": 6, "class_label": 3}
     assert record.flags["steps"] == 4
-    assert record.flags["sampler"].startswith("DDIM(")
+    assert record.solver.startswith("DDIM(")
     assert record.model["target"] == "ldm.models.diffusion.ddpm.LatentDiffusion"
     assert len(record.sha256) == 64
 

@@ -21,6 +21,8 @@ from ldm.cli.sampling.record import Record, read_record, save_png
 from ldm.cli.sampling.task import Task
 from ldm.cli.sampling.workers import Workers
 from ldm.config import ConfigError
+from ldm.diffusion.denoiser import Denoiser
+from ldm.diffusion.schedule import Schedule
 from ldm.io.digest import sha256_of
 from ldm.log import log
 
@@ -69,7 +71,28 @@ def _new_directory(name: str) -> str:
 def _loaded(args: argparse.Namespace) -> tuple[Any, str, dict[str, Any]]:
     """The model, the SHA-256 of its checkpoint and its configuration."""
     checkpoint, block = checkpoint_and_block(args)
-    return load_model(args, checkpoint, block), sha256_of(checkpoint), block
+    model = load_model(args, checkpoint, block)
+    if args.weak is not None:
+        args.weak_denoiser, args.weak_sha256 = _weak(args, model)
+    return model, sha256_of(checkpoint), block
+
+
+def _weak(args: argparse.Namespace, model: Any) -> tuple[Denoiser, str]:
+    """The denoiser of a less trained model, and the SHA-256 of its checkpoint."""
+    told = argparse.Namespace(**{**vars(args), "run": args.weak, "config": None})
+    checkpoint, block = checkpoint_and_block(told)
+    weak = load_model(told, checkpoint, block)
+    if weak.channels != model.channels or _levels(weak.schedule) != _levels(model.schedule):
+        raise ConfigError(f"--weak {args.weak}: expected a model of the same latents and schedule")
+    denoiser: Denoiser = weak.ema_denoiser if args.weights == "ema" else weak.denoiser
+    return denoiser, sha256_of(checkpoint)
+
+
+def _levels(schedule: Schedule) -> list[list[float]]:
+    """Signal and noise at some times, the last among them."""
+    times = np.linspace(schedule.t_min, schedule.t_max, 5)
+    levels = schedule.exact(times if schedule.num_timesteps is None else times.round())
+    return [level.tolist() for level in levels]
 
 
 def _draw(job: Job, workers: Workers) -> None:
@@ -111,6 +134,8 @@ def _draw_again(task: Task, args: argparse.Namespace) -> Path:
             f"--from-png {path}: was drawn with the checkpoint of SHA-256 {record.sha256[:12]}..., "
             f"{args.run} has {checkpoint[:12]}...: name the one it was drawn with"
         )
+    if args.weak_sha256 != record.flags["weak_sha256"]:
+        raise ConfigError(f"--from-png {path}: {args.weak} is not the weak model any more")
     threads = torch.get_num_threads()
     torch.set_num_threads(record.threads)
     try:

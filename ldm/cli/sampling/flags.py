@@ -6,6 +6,8 @@ import argparse
 from typing import Any
 
 from ldm.cli.running import check_least
+from ldm.cli.sampling.guiding import add_guidance
+from ldm.cli.sampling.options import add_sampler
 from ldm.config import ConfigError
 
 __all__ = ["check_flags", "sampling_parser"]
@@ -23,7 +25,8 @@ def sampling_parser(description: str | None) -> argparse.ArgumentParser:
     """The flags that all sampling scripts have."""
     parser = argparse.ArgumentParser(description=description, formatter_class=_Defaults)
     _add_model(parser)
-    _add_drawing(parser)
+    add_sampler(parser)
+    add_guidance(parser)
     _add_running(parser)
     _add_output(parser)
     _add_published(parser)
@@ -37,19 +40,6 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     add("--weights", choices=("ema", "raw"), default="ema", help="averaged, or as trained last")
     add("--trust", action="append", default=[], metavar="PACKAGE", help="see main.py --help")
     add("--from-png", metavar="PNG", help="draw this picture again, as its own record says")
-
-
-def _add_drawing(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("how it draws").add_argument
-    add("--seed", type=int, default=0, help="seed of the first image; image i uses seed + i")
-    add("--steps", type=int, default=50, help="steps of the sampler per image")
-    add("--scale", type=float, default=1.0, help="strength of classifier-free guidance; 1 is none")
-    add(
-        "--eta",
-        type=float,
-        help="noise of a step: 0 none, 1 as DDPM; with the model's own sampler: DDIM",
-    )
-    add("--size", type=int, nargs=2, metavar=("H", "W"), help="pixels; as trained by default")
 
 
 def _add_running(parser: argparse.ArgumentParser) -> None:

@@ -48,6 +48,7 @@ class Job:
     args: argparse.Namespace
     items: Sequence[Item]
     record: Record
+    options: SampleOptions
     out: Path
 
     @staticmethod
@@ -64,12 +65,12 @@ class Job:
 
         checkpoint: SHA-256 of its file.  block: configuration of the model.
         """
-        sample_options(args, model)
-        known = {name: value for name, value in vars(args).items() if name in task.all_pixel_flags}
-        sampler = repr(sample_options(args, model)["sampler"] or model.sampler)
+        options = sample_options(args, model)
+        flags = {name: getattr(args, name, None) for name in task.all_pixel_flags}
         record = Record(
             script=task.name,
-            flags={**known, "sampler": sampler},
+            flags=flags,
+            solver=repr(options["sampler"]),
             items=[],
             index=0,
             run=args.run,
@@ -78,7 +79,7 @@ class Job:
             threads=torch.get_num_threads(),
             versions=versions(),
         )
-        return Job(task, model, args, items, record, Path(args.out))
+        return Job(task, model, args, items, record, options, Path(args.out))
 
     def path(self, index: int) -> Path:
         """Where an image goes."""
@@ -112,6 +113,7 @@ class Job:
             "images": len(self.items),
             "items": f"{hash64(json.dumps(list(self.items)).encode()):016x}",
             "batch_size": self.args.batch_size,
+            "solver": self.record.solver,
             **self.record.flags,
         }
         path = self.out / "job.json"
@@ -134,7 +136,7 @@ class Job:
         """Images (H, W, C) uint8 of some items.  callback: see `ldm.samplers.base.Sampler`."""
         items = [self.items[index] for index in batch]
         given = self.task.given(self.model, self.args, items)
-        options: SampleOptions = {**sample_options(self.args, self.model), **given.options}
+        options: SampleOptions = {**self.options, **given.options}
         options["callback"] = callback
         seeds = [item["seed"] for item in items]
         with autocast(self.model.device, self.args.precision):
@@ -166,7 +168,7 @@ class Job:
         if not self.args.skip_grid:
             shown = [image for image, _ in zip(self.drawn(), range(GRID_LIMIT), strict=False)]
             grid = sheet(shown, math.ceil(math.sqrt(len(shown))))
-            save_png(grid, self.out / "grid.png", {"sampler": self.record.flags["sampler"]})
+            save_png(grid, self.out / "grid.png", {"solver": self.record.solver})
         if self.args.npz:
             shape = (len(self.items), *next(self.drawn()).shape)
             write_npz(self.drawn(), shape, self.out / "images.npz")

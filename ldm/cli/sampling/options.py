@@ -4,37 +4,72 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
+from ldm.cli.sampling.guiding import GUIDANCE_FLAGS, guidance_of
 from ldm.config import ConfigError
 from ldm.models.diffusion.sampling import SampleOptions
 from ldm.samplers.base import Sampler
-from ldm.samplers.ddim import DDIM
+from ldm.samplers.names import GRIDS, SAMPLERS, sampler_named
 
-__all__ = ["PIXEL_FLAGS", "cells_of", "sample_options"]
+__all__ = ["PIXEL_FLAGS", "add_sampler", "cells_of", "sample_options"]
 
 # flags on which the pixels of an image depend, beside the model, its seed and its item
-PIXEL_FLAGS = ("steps", "scale", "eta", "size", "weights", "precision", "decode_batch")
+PIXEL_FLAGS = (
+    *("steps", "sampler", "times", "eta", "size", "weights", "precision", "decode_batch"),
+    *GUIDANCE_FLAGS,
+)
+
+
+def add_sampler(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of the sampler."""
+    add = parser.add_argument_group("how it draws").add_argument
+    add("--seed", type=int, default=0, help="seed of the first image; image i uses seed + i")
+    add("--steps", type=int, default=50, help="steps of the sampler per image")
+    add("--sampler", metavar="NAME", help=f"{', '.join(SAMPLERS)}; default: the model's own")
+    add("--times", metavar="GRID", help=f"{', '.join(GRIDS)}; default: the sampler's own")
+    add("--eta", type=float, help="noise of a step, 0 to 1; without --sampler, of ddim")
+    add("--size", type=int, nargs=2, metavar=("H", "W"), help="pixels; as trained by default")
+    # published
+    add("--plms", dest="sampler", action="store_const", const="plms", help=argparse.SUPPRESS)
+    add(
+        "--dpm_solver",
+        dest="sampler",
+        action="store_const",
+        const="dpmpp-2m",
+        help=argparse.SUPPRESS,
+    )
 
 
 def sample_options(args: argparse.Namespace, model: Any) -> SampleOptions:
     """Options of `model.sample`; ConfigError for what this model cannot do."""
-    options: SampleOptions = {
-        "steps": _steps(args.steps, model),
-        "scale": args.scale,
-        "size": _latent_size(args.size, model),
-        "weights": args.weights,
-        "sampler": _sampler(args),
-        "decode_batch": args.decode_batch,
-    }
     if args.scale != 1 and not model.conditioner.parts:
         raise ConfigError(f"--scale {args.scale:g}: an unconditional model has nothing to follow")
-    return options
+    return {
+        "steps": _steps(args.steps, model),
+        "scale": args.scale,
+        "guide": guidance_of(args, model, _latent_size("tile", args.tile, model)),
+        "size": _latent_size("size", args.size, model),
+        "weights": args.weights,
+        "sampler": _sampler(args, model),
+        "decode_batch": args.decode_batch,
+    }
 
 
-def _sampler(args: argparse.Namespace) -> Sampler | None:
-    """DDIM where its noise is given; None for the model's own sampler."""
-    return None if args.eta is None else DDIM(eta=args.eta)
+def _sampler(args: argparse.Namespace, model: Any) -> Sampler:
+    """The sampler of the flags, with the model's own where they say nothing."""
+    own: Sampler = model.sampler
+    if args.sampler is None and args.eta is None and args.times is None:
+        return own
+    try:
+        named = sampler_named(args.sampler or "ddim", grid=args.times, eta=args.eta)
+    except ValueError as error:
+        words = {"sampler": "--sampler", "grid": "--times", "eta": "--eta"}
+        name, _, rest = str(error).partition(":")
+        raise ConfigError(f"{words.get(name, name)}:{rest}") from error
+    only_times = args.sampler is None and args.eta is None
+    return replace(own, grid=named.grid) if only_times else named
 
 
 def _steps(steps: int, model: Any) -> int:
@@ -55,10 +90,10 @@ def _factor(model: Any) -> int:
     return factor
 
 
-def _latent_size(size: Sequence[int] | None, model: Any) -> tuple[int, int] | None:
+def _latent_size(name: str, size: Sequence[int] | None, model: Any) -> tuple[int, int] | None:
     if size is None:
         return None
     cells, factor = cells_of(model), _factor(model)
     if any(side < 1 or side % cells for side in size):
-        raise ConfigError(f"--size {size[0]} {size[1]}: expected multiples of {cells} pixels")
+        raise ConfigError(f"--{name} {size[0]} {size[1]}: expected multiples of {cells} pixels")
     return size[0] // factor, size[1] // factor

@@ -27,14 +27,15 @@ class Record:
     script: that drew it.  flags: what it was told, as far as it bears on pixels.
     items: of the whole batch, each with its seed and what it was drawn from, as the last bits of
         an image depend on what it was computed beside.  index: of this picture among them.
-    run, sha256: the checkpoint.  model: its configuration.  threads: of the CPU.
-    versions: of the libraries.
+    solver: with its grid.  run, sha256: the checkpoint.  model: its configuration.
+    threads: of the CPU.  versions: of the libraries.
     """
 
     script: str
     flags: dict[str, Any]
     items: list[dict[str, Any]]
     index: int
+    solver: str
     run: str
     sha256: str
     model: dict[str, Any]
@@ -44,7 +45,12 @@ class Record:
     @property
     def text(self) -> dict[str, str]:
         """What a person looks for, and all of it as JSON under "ldm"."""
-        shown = {**self.items[self.index], **self.flags, "checkpoint": self.sha256}
+        shown = {
+            **self.items[self.index],
+            **self.flags,
+            "solver": self.solver,
+            "checkpoint": self.sha256,
+        }
         texts = {key: str(value) for key, value in shown.items() if value not in (None, False)}
         return {**texts, "run": self.run, _KEY: json.dumps(asdict(self))}
 

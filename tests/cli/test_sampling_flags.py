@@ -1,0 +1,135 @@
+"""Flags of samplers and guidance, as far as a model that is in memory can draw with them."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ldm.config import ConfigError, instantiate_from_config
+from ldm.guidance.classifier_free import ClassifierFree
+from ldm.guidance.correction import Thresholded
+from ldm.guidance.interval import Interval
+from ldm.guidance.projected import Projected
+from ldm.guidance.rescaled import Rescaled
+from ldm.guidance.tiled import Tiled
+from ldm.samplers.names import GRIDS, SAMPLERS, sampler_named
+from ldm.tensor import to_uint8
+from tests.cli.jobs import draw, job
+from tests.cli.runs import second_stage, unconditional
+from tests.reference import fill
+
+
+def built(config):
+    block = config["model"]
+    model = instantiate_from_config({key: block[key] for key in ("target", "params")}).eval()
+    return fill(model)
+
+
+@pytest.fixture(scope="module")
+def plain():
+    return built(unconditional())
+
+
+@pytest.fixture(scope="module")
+def by_class():
+    return built(second_stage())
+
+
+def pixels(path):
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_sampler_is_drawn_with_by_its_short_name(plain, tmp_path, name):
+    draw(plain, tmp_path, "--steps", 4, "--n", 1, "--sampler", name, seed=7)
+    want = to_uint8(plain.sample([7], steps=4, sampler=sampler_named(name)))[0]
+    assert np.array_equal(pixels(tmp_path / "00000.png"), want)
+    with Image.open(tmp_path / "00000.png") as image:
+        assert image.text["sampler"] == name
+        assert image.text["solver"] == repr(sampler_named(name))
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_times_are_those_of_a_grid_by_its_short_name(plain, tmp_path, grid):
+    made = job(plain, tmp_path, "--steps", 4, "--n", 1, "--times", grid)
+    assert type(made.options["sampler"]) is type(plain.sampler)
+    assert made.options["sampler"].grid == GRIDS[grid]()
+
+
+@pytest.mark.parametrize(
+    ("words", "sampler"),
+    [
+        (["--plms"], "plms"),
+        (["--dpm_solver"], "dpmpp-2m"),
+    ],
+)
+def test_published_flags_name_samplers(plain, tmp_path, words, sampler):
+    made = job(plain, tmp_path, "--steps", 4, "--n", 1, *words)
+    assert made.options["sampler"] == sampler_named(sampler)
+
+
+def guided(model, out, *words):
+    """The denoiser that flags make, around one that is recognised."""
+    made = job(model, out, "--steps", 4, "--n", 1, "--classes", 3, *words)
+    guide = made.options["guide"]
+    null = model.conditioner.null({"class_label": torch.tensor([3])})
+    return None if guide is None else guide("net", null)
+
+
+def test_without_flags_guidance_is_classifier_free(by_class, tmp_path):
+    assert guided(by_class, tmp_path, "--scale", 3) is None  # that of `sample`
+
+
+@pytest.mark.parametrize(
+    ("words", "kinds"),
+    [
+        (["--interval", 0.1, 0.8], [Interval, ClassifierFree]),
+        (["--rescale", 0.7], [Rescaled, ClassifierFree]),
+        (["--project", 5, "--rescale", 0.7], [Rescaled, Projected, ClassifierFree]),
+        (["--threshold", 0.99, "--tile", 16, 16], [Thresholded, ClassifierFree, Tiled]),
+    ],
+)
+def test_flags_of_guidance_wrap_in_the_documented_order(by_class, tmp_path, words, kinds):
+    denoiser = guided(by_class, tmp_path, "--scale", 3, *words)
+    found = []
+    while denoiser != "net":
+        found.append(type(denoiser))
+        inner = {Interval: "inside", Rescaled: "guidance", Projected: "guidance"}
+        denoiser = getattr(denoiser, inner.get(type(denoiser), "denoiser"))
+    assert found == kinds
+
+
+def test_flags_of_guidance_change_the_image(by_class, tmp_path):
+    images = set()
+    flags = ([], ["--interval", 0, 0.5], ["--rescale", 1], ["--project", 0.1], ["--threshold", 0.5])
+    for index, words in enumerate(flags):
+        out = tmp_path / str(index)
+        words = ["--classes", 3, "--n", 1, "--steps", 4, "--scale", 30, *words]
+        draw(by_class, out, *words)
+        images.add(pixels(out / "00000.png").tobytes())
+    assert len(images) == len(flags)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--sampler", "dpmpp2m"], "--sampler: 'dpmpp2m'; .* did you mean 'dpmpp-2m'"),
+        (["--times", "karas"], "--times: 'karas'; .* did you mean 'karras'"),
+        (["--sampler", "unipc", "--eta", 0.5], "--eta: 0.5; unipc has none"),
+        (["--steps", 0], "--steps 0: expected 1 or more"),
+        (["--steps", 1001], "--steps 1001: expected 1 to 1000"),
+        (["--scale", "nan"], "--scale nan: expected a number"),
+        (["--scale", "inf"], "--scale inf: expected a number"),
+        (["--rescale", 0.5], "--rescale: there is no guidance to change"),
+        (["--scale", 2, "--rescale", 1.5], "--rescale: phi is 1.5, expected 0 to 1"),
+        (["--scale", 2, "--interval", 0.5, 0.1], "--interval: expected 0 <= low <= high"),
+        (["--scale", 2, "--project", 0], "--project: threshold is 0.0"),
+        (["--threshold", 2], "--threshold: percentile is 2.0"),
+        (["--tile", 15, 16], "--tile 15 16: expected multiples of 4"),
+        (["--size", 16, 18], "--size 16 18: expected multiples of 4"),
+    ],
+)
+def test_a_flag_out_of_range_is_named(by_class, tmp_path, words, expected):
+    with pytest.raises(ConfigError, match=expected):
+        job(by_class, tmp_path, "--classes", 3, *words)
