@@ -14,7 +14,7 @@ from tests.guidance.wrappers import net
 SCHEDULE = PublishedSchedule().double()
 MAIN = GaussianDenoiser(SCHEDULE, mean=0.7, std=0.5)
 WEAK = GaussianDenoiser(SCHEDULE, mean=0.4, std=0.8)
-X = torch.randn(3, 2, 4, 4, dtype=torch.float64)
+X = torch.randn(3, 2, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 T = torch.tensor([1, 500, 999])
 COND = Conditioning(vector=torch.tensor([0.5, -0.5, 1.0], dtype=torch.float64))
 

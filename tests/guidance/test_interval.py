@@ -8,12 +8,12 @@ from ldm.diffusion.schedule import PublishedSchedule, RectifiedFlow, VarianceExp
 from ldm.guidance.classifier_free import ClassifierFree
 from ldm.guidance.interval import Interval
 from ldm.samplers.ddim import DDIM
-from ldm.samplers.grid import Explicit
+from ldm.samplers.grid import Explicit, Uniform
 from ldm.samplers.heun import Heun
 from ldm.types import Conditioning
 from tests.guidance.wrappers import SCHEDULES, net
 
-X = torch.randn(2, 2, 4, 4, dtype=torch.float64)
+X = torch.randn(2, 2, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 COND = Conditioning(vector=torch.tensor([0.5, -0.5], dtype=torch.float64))
 NULL = Conditioning(vector=torch.tensor([-1.0], dtype=torch.float64))
 SCHEDULE = PublishedSchedule().double()
@@ -57,12 +57,21 @@ def test_a_full_interval_is_guidance_everywhere(schedule, unit):
     assert sizes == [4] * 10
 
 
-@pytest.mark.parametrize("high", [0.7, 0.3, 1.0])
-def test_limits_in_time_are_open_below_and_closed_above(high):
-    _, sizes = run(RectifiedFlow(), 0.2, high)
-    # nodes 1.0, 0.9, ... 0.1, each with the rounding of the grid
-    expected = [4 if 2 < node <= round(10 * high) else 2 for node in range(10, 0, -1)]
-    assert sizes == expected
+def test_limits_in_time_are_open_below_and_closed_above():
+    _, sizes = run(RectifiedFlow(), 0.2, 0.7)
+    assert sizes == [4 if 2 < node <= 7 else 2 for node in range(10, 0, -1)]
+
+
+def test_a_limit_on_a_node_is_met_whatever_the_rounding_of_the_grid():
+    nodes = np.arange(10, 0, -1)
+    times = Uniform()(RectifiedFlow(), 10)[:-1]
+    assert not np.array_equal(times, nodes / 10)
+    for low in range(11):
+        for high in range(low, 11):
+            interval = Interval(None, None, RectifiedFlow(), low / 10, high / 10)
+            expected = (low < nodes) & (nodes <= high)
+            assert np.array_equal(interval.contains(times), expected)
+            assert np.array_equal(interval.contains(times.astype(np.float32)), expected)
 
 
 def test_time_of_a_discrete_schedule_is_counted_from_clean_data():

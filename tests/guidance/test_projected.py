@@ -14,7 +14,7 @@ from ldm.types import Conditioning
 from tests.guidance.wrappers import SCHEDULES, net
 
 SCHEDULE = PublishedSchedule().double()
-X = torch.randn(3, 2, 4, 4, dtype=torch.float64)
+X = torch.randn(3, 2, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 T = torch.tensor([10, 500, 999])
 COND = Conditioning(vector=torch.tensor([0.5, -0.5, 1.0], dtype=torch.float64))
 NULL = Conditioning(vector=torch.tensor([-1.0], dtype=torch.float64))
