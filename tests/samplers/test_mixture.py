@@ -64,9 +64,9 @@ def test_error_falls_with_the_order_of_the_sampler(sampler):
     ids=name,
 )
 def test_every_mode_is_drawn_as_often_and_as_wide_as_it_is(sampler, schedule):
-    count, denoiser = 8000, MixtureDenoiser(schedule)
+    count, denoiser = 5000, MixtureDenoiser(schedule)
     draws = GeneratorDraws(torch.Generator().manual_seed(0), count)
-    steps = 200 if sampler.convergence_order == 1 else 60
+    steps = 100 if sampler.convergence_order == 1 else 40
     x = replace(sampler, grid=Uniform()).sample(
         denoiser, draws.normal((2, 1, 1), "x"), schedule=schedule, steps=steps, draws=draws
     )[..., 0, 0].double()  # fmt: skip
@@ -77,5 +77,6 @@ def test_every_mode_is_drawn_as_often_and_as_wide_as_it_is(sampler, schedule):
     assert ((frequency - WEIGHTS).abs() < error).all()
     for index, centre in enumerate(CENTRES):
         here = x[mode == index]
-        assert ((here.mean(dim=0) - centre).abs() < 0.05).all()
-        assert ((here.std(dim=0) - denoiser.std).abs() < 0.03).all()
+        error = 4 * denoiser.std / len(here) ** 0.5
+        assert ((here.mean(dim=0) - centre).abs() < error + 0.02).all()
+        assert ((here.std(dim=0) - denoiser.std).abs() < error / 2**0.5 + 0.02).all()
