@@ -255,6 +255,7 @@ def test_curve_weights_integrate_polynomials_through_their_places(places):
         (lambda: DPMSolver(order=4), "order is 4, expected 2 or 3"),
         (lambda: DPMSolverSDE(order=1), "order is 1, expected 2 or 3"),
         (lambda: DPMSolverSDE(slope="hone"), "slope is 'hone', expected 'midpoint' or 'heun'"),
+        (lambda: EulerAncestral(eta=1.1), "eta is 1.1, expected 0 to 1"),
         (lambda: DPMSolverSDE(eta=-0.1), "eta is -0.1, expected 0 or more"),
         (lambda: UniPC(order=4), "order is 4, expected 1 to 3"),
         (lambda: UniPC(variant="B3"), "variant is 'B3', expected 'B1' or 'B2'"),

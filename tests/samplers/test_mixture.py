@@ -10,7 +10,9 @@ import torch
 from ldm.diffusion.draws import GeneratorDraws
 from ldm.diffusion.schedule import PublishedSchedule, RectifiedFlow
 from ldm.samplers.grid import Explicit, Karras, Uniform
+from ldm.samplers.names import sampler_named
 from ldm.samplers.plms import PLMS
+from ldm.samplers.unipc import UniPC
 from tests.mixture import CENTRES, WEIGHTS, MixtureDenoiser
 from tests.samplers.solvers import ODE, SOLVERS, name
 
@@ -50,6 +52,19 @@ def test_error_falls_with_the_order_of_the_sampler(sampler):
         errors.append((end - solution()).abs().max())
     order = sampler.convergence_order
     assert (errors[0] / errors[1]).log2() > {1: 0.9, 2: 1.9, 3: 2.7}[order]
+
+
+def test_few_evaluations_are_best_spent_by_multistep_solvers_on_log_snr():
+    def error(name):
+        sampler = sampler_named(name, grid="logsnr")
+        steps = max(n for n in range(21) if sampler.evaluations(n) <= 20)
+        end = sampler.sample(DENOISER, X, schedule=SCHEDULE, steps=steps)
+        return float((end - want).abs().mean())
+
+    want = UniPC(order=3).sample(DENOISER, X, schedule=SCHEDULE, steps=500)
+    errors = {name: error(name) for name in ("ddim", "heun", "dpmpp-2s", "dpmpp-2m", "unipc")}
+    assert max(errors["dpmpp-2m"], errors["unipc"]) < errors["dpmpp-2s"] < errors["ddim"]
+    assert max(errors["dpmpp-2m"], errors["unipc"]) < errors["heun"] / 2
 
 
 @pytest.mark.slow
