@@ -50,6 +50,11 @@ class EulerAncestral(Sampler):
     eta: Weight = 1.0
     s_noise: Weight = 1.0
 
+    def __post_init__(self) -> None:
+        """Refuse less noise than none, and more than a level has."""
+        if not 0 <= self.eta <= 1:
+            raise ValueError(f"eta is {self.eta}, expected 0 to 1")
+
     def rule(self, run: Run) -> StepRule:
-        """Coefficients of x0, eps and noise for every step; ValueError for an eta beyond 0..1."""
+        """Coefficients of x0, eps and noise for every step."""
         return DDIM(eta=self.eta, temperature=self.s_noise).rule(run)

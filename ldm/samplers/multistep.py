@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import expm1, inf, isinf, log
 
-import numpy as np
 from torch import Tensor
 
 from ldm.samplers.base import Run, StepRule
@@ -119,7 +118,16 @@ def curve_weights(places: Sequence[float], rate: float) -> list[float]:
     So that sum_m g_m (x0(places_m) - x0(0)) integrates the polynomial through all of them and 0
     exactly, but for x0(0) itself, which has the weight M_0.
     """
-    powers = np.arange(1, len(places) + 1)[:, None]
-    wanted = moments(rate, len(places) + 1)[1:]
-    weights: list[float] = np.linalg.solve(np.asarray(places) ** powers, wanted).tolist()
+    wanted, weights = moments(rate, len(places) + 1), []
+    for place in places:
+        # the polynomial that is 1 at this place and 0 at 0 and at the others, lowest power first
+        polynomial = [0.0, 1 / place]
+        for other in places:
+            if other != place:
+                shifted = [0.0, *polynomial]
+                polynomial = [
+                    (above - other * below) / (place - other)
+                    for above, below in zip(shifted, [*polynomial, 0.0], strict=True)
+                ]
+        weights.append(sum(c * moment for c, moment in zip(polynomial, wanted, strict=True)))
     return weights

@@ -96,6 +96,16 @@ def test_an_example_does_not_depend_on_its_batch(sampler):
 
 
 @EVERY
+def test_nothing_is_read_back_from_the_device(sampler):
+    """A tensor of the meta device has no values, so asking for one would raise."""
+    x = X.to("meta")
+    prediction = Prediction(x0=torch.empty_like(x), eps=torch.empty_like(x))
+    end = sampler.sample(lambda *_: prediction, x, schedule=SCHEDULE, steps=9, draws=DRAWS)
+    assert end.device.type == "meta"
+    assert end.shape == x.shape
+
+
+@EVERY
 def test_sampling_twice_gives_the_same_and_changes_no_argument(sampler):
     x = X.clone()
     first, _ = sample(sampler, x)

@@ -9,15 +9,18 @@ from ldm.samplers.ddim import step_noise
 from ldm.samplers.grid import (
     Explicit,
     Karras,
+    Leading,
     LogSNR,
+    OrUniform,
     PublishedQuadratic,
     PublishedUniform,
+    Quadratic,
     Uniform,
 )
 from tests.reference import Case, cases
 
 SCHEDULE = PublishedSchedule(linear_start=0.0015, linear_end=0.0195)
-GRIDS = [Uniform(), Karras(), Karras(rho=3.0), LogSNR()]
+GRIDS = [Uniform(), Quadratic(), Karras(), Karras(rho=3.0), LogSNR(), OrUniform()]
 
 
 @pytest.mark.parametrize("grid", GRIDS, ids=repr)
@@ -38,6 +41,57 @@ def test_uniform_times_are_whole_and_as_equal_as_whole_times_can_be():
         gaps = -np.diff(times)
         assert gaps.max() - gaps.min() <= 1
     assert Uniform()(SCHEDULE, 4).tolist() == [999, 749, 499, 249, -1]
+
+
+@pytest.mark.parametrize("total", [1, 2, 7, 64, 333])
+@pytest.mark.parametrize("grid", [*GRIDS, Leading()], ids=repr)
+def test_every_number_of_steps_of_a_short_schedule_is_made(grid, total):
+    schedule = PublishedSchedule(total, linear_end=0.1)
+    for steps in range(1, total + 1):
+        times = grid(schedule, steps)
+        assert len(times) == steps + 1
+        assert times[-1] == -1
+        assert (np.diff(times) < 0).all()
+    if total > 1 and not isinstance(grid, OrUniform | LogSNR | Karras):
+        assert times.tolist() == list(range(total - 1, -2, -1))
+
+
+def test_leading_times_rise_from_0_in_whole_steps():
+    assert Leading()(SCHEDULE, 4).tolist() == [750, 500, 250, 0, -1]
+    for steps in range(1, 1001):
+        times = Leading()(SCHEDULE, steps)
+        assert np.array_equal(times[:-1], [i * 1000 // steps for i in range(steps)][::-1])
+
+
+def test_leading_times_are_those_of_the_published_grid_less_one_where_steps_divide_t():
+    for steps in (1, 2, 4, 5, 10, 50, 100, 250, 500):
+        published = PublishedUniform()(SCHEDULE, steps)[:-1]
+        assert np.array_equal(Leading()(SCHEDULE, steps)[:-1], published - 1)
+
+
+@pytest.mark.parametrize("schedule", [SCHEDULE, RectifiedFlow(), VarianceExploding()])
+@pytest.mark.parametrize("steps", [1, 5, 20])
+def test_quadratic_times_grow_with_the_square(schedule, steps):
+    times = Quadratic()(schedule, steps)
+    part = (times - schedule.t_clean) / (schedule.t_max - schedule.t_clean)
+    error = 1e-12 if schedule.num_timesteps is None else 0.5 / 1000 + 1e-12
+    np.testing.assert_allclose(part[::-1], (np.arange(steps + 1) / steps) ** 2, atol=error)
+
+
+def test_quadratic_times_are_whole_and_rise_in_growing_steps():
+    for steps in range(1, 1001):
+        times = Quadratic()(SCHEDULE, steps)
+        assert np.array_equal(times, np.round(times))
+        gaps = -np.diff(times)[::-1]
+        assert (np.diff(gaps) >= -1).all()
+
+
+@pytest.mark.parametrize("grid", [Karras(), LogSNR()])
+def test_a_grid_of_levels_or_uniform_is_uniform_where_there_is_pure_noise(grid):
+    for schedule in (RectifiedFlow(), PublishedSchedule(zero_terminal_snr=True)):
+        assert np.array_equal(OrUniform(grid)(schedule, 9), Uniform()(schedule, 9))
+    for schedule in (SCHEDULE, VarianceExploding()):
+        assert np.array_equal(OrUniform(grid)(schedule, 9), grid(schedule, 9))
 
 
 @pytest.mark.parametrize("schedule", [RectifiedFlow(), VarianceExploding()])
@@ -69,14 +123,16 @@ def test_noise_level_grids_refuse_pure_noise(grid, schedule):
         grid(schedule, 10)
 
 
-@pytest.mark.parametrize("grid", [*GRIDS, PublishedUniform(), PublishedQuadratic()], ids=repr)
+@pytest.mark.parametrize(
+    "grid", [*GRIDS, Leading(), PublishedUniform(), PublishedQuadratic()], ids=repr
+)
 @pytest.mark.parametrize("steps", [0, -3, 1001])
 def test_impossible_numbers_of_steps_are_refused(grid, steps):
     with pytest.raises(ValueError, match=f"steps is {steps}, expected at least 1 and at most T"):
         grid(SCHEDULE, steps)
 
 
-@pytest.mark.parametrize("grid", [PublishedUniform(), PublishedQuadratic()])
+@pytest.mark.parametrize("grid", [Leading(), PublishedUniform(), PublishedQuadratic()])
 def test_published_grids_need_integer_times(grid):
     with pytest.raises(ValueError, match="RectifiedFlow"):
         grid(RectifiedFlow(), 10)
