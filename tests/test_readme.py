@@ -6,7 +6,9 @@ import shlex
 import shutil
 import subprocess
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from ldm.cli.arguments import parse
 from ldm.cli.train import main
@@ -74,7 +76,9 @@ class Reader:
         mixed_directory(self.photographs)
         self.captions = directory / "captions.txt"
         self.captions.write_text("a small red circle on white\n")
+        save_image(self.photographs / "mask.png")
         self.runs = {}
+        self.drawn = []
 
     def run(self, words):
         """Do what a line says; it succeeds."""
@@ -84,11 +88,15 @@ class Reader:
         else:
             script = runpy.run_path(words[1])
             name = words[1].removeprefix("scripts/").removesuffix(".py")
-            out, more = self.directory / name, [] if name in JUDGES else ["--steps", "2"]
+            is_told_again = "--from-png" in words
+            out = self.directory / f"{len(self.drawn)}_{name}"
+            more = [] if name in JUDGES or is_told_again else ["--steps", "2"]
             if name == "compare_trainings":
                 more = [*SHORT, "--seeds", "1", "--gpus", "cpu", "--val_check_interval", "1"]
             script[name]([*arguments, "--out", str(out), *more])
-            assert (out / JUDGES.get(name, "grid.png")).is_file()
+            written = "00002.png" if is_told_again else JUDGES.get(name, "grid.png")
+            assert (out / written).is_file()
+            self.drawn.append(out)
 
     def train(self, arguments, name=None):
         """Run the training command on narrow networks for a step."""
@@ -113,7 +121,18 @@ class Reader:
             if name is not None:
                 word = re.sub(rf"(logs/)?\b{name}\b", run, word)
         word = re.sub(r"\bDIR\b", str(self.photographs), word)
+        for name in ("photograph.jpg", "photograph.png", "mask.png"):
+            word = re.sub(rf"^{name}$", str(self.photographs / "mask.png"), word)
+        if word == "outputs/00002.png":
+            word = next(str(each / "00002.png") for each in self.drawn if "txt2img" in each.name)
         return word.replace("CONFIG.yaml", TINY).replace("captions.txt", str(self.captions))
+
+
+def save_image(path):
+    """A picture whose left half is white."""
+    pixels = np.zeros((64, 64, 3), np.uint8)
+    pixels[:, :32] = 255
+    Image.fromarray(pixels).save(path)
 
 
 def args_stem(args):
