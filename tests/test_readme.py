@@ -130,8 +130,8 @@ class Reader:
 
 def save_image(path):
     """A picture whose left half is white."""
-    pixels = np.zeros((64, 64, 3), np.uint8)
-    pixels[:, :32] = 255
+    pixels = np.zeros((128, 128, 3), np.uint8)
+    pixels[:, :64] = 255
     Image.fromarray(pixels).save(path)
 
 
