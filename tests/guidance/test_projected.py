@@ -43,6 +43,18 @@ def test_with_all_of_the_parallel_part_it_is_the_guidance_itself(schedule, scale
     torch.testing.assert_close(got.eps, plain.eps, rtol=1e-9, atol=1e-9)
 
 
+def test_a_scale_of_1_is_the_strong_prediction_for_one_pass_of_b():
+    sizes = []
+
+    def counting(x_t, t, cond):
+        sizes.append(len(x_t))
+        return PLAIN(x_t, t, cond)
+
+    got = Projected(ClassifierFree(counting, 1, NULL), SCHEDULE)(X, T, COND)
+    assert torch.equal(got.x0, PLAIN(X, T, COND).x0)
+    assert sizes == [3]
+
+
 def test_without_the_parallel_part_guidance_is_orthogonal_to_the_prediction():
     strong = PLAIN(X, T, COND).x0
     assert inner(further(GUIDED), strong).abs().min() > 0.1
