@@ -1,4 +1,4 @@
-"""Checks of a classifier before it is trained: its classes and labels, and what its network takes."""
+"""Checks of a classifier before it is trained: its classes, its labels, its network."""
 
 from __future__ import annotations
 

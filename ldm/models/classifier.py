@@ -168,7 +168,9 @@ class LatentClassifier(ScaledLatents):
         if scale is not None:
             given = config.get("scale_factor", float(scale))
             if not math.isclose(given, float(scale), rel_tol=1e-6):
-                raise ConfigError(f"{path}: has scale_factor {float(scale):g}, but {given:g} is given")
+                raise ConfigError(
+                    f"{path}: has scale_factor {float(scale):g}, but {given:g} is given"
+                )
             self.scale_factor = scale.float().reshape(())
 
     def train(self, mode: bool = True) -> LatentClassifier:
@@ -185,7 +187,7 @@ class LatentClassifier(ScaledLatents):
     # what guidance calls
 
     def log_prob(self, z_t: Tensor, t: Tensor, labels: Tensor) -> Tensor:
-        """log p(y | z_t) in nats, (B,); its gradient in z_t is what guides (section 4).
+        """Logarithm of p(y | z_t) in nats, (B,); its gradient in z_t guides (section 4).
 
         z_t: (B, c, h, w), scaled latents with noise, as the diffusion model sees them.
         t: (B,) times of the schedule, whole or fractional.  labels: y, (B,) integers.
@@ -259,7 +261,7 @@ class LatentClassifier(ScaledLatents):
         return loss
 
     def _terms(self, logits: Tensor, labels: Tensor) -> LossTerms:
-        """Cross-entropy in nats, and whether the likeliest class is the right one (0 or 1): (B,)."""
+        """Cross-entropy in nats, and 1 where the likeliest class is the right one: (B,)."""
         loss = F.cross_entropy(logits, labels.long(), reduction="none")
         return LossTerms(loss, {"accuracy": (logits.argmax(dim=1) == labels).to(loss.dtype)})
 

@@ -1,10 +1,23 @@
 """Small classifiers for the tests of their training and of guidance."""
 
+from torch.utils.data import DataLoader
+
+from ldm.data.module import collate
 from ldm.models.classifier import LatentClassifier
-from tests.models.diffusion_models import identity, kl, labels, loader, trainer
+from tests.models.diffusion_models import identity, kl, loader, trainer
 from tests.reference import fill
 
-__all__ = ["PROCESS", "classifier", "encoder", "kl", "labels", "loader", "parameters", "trainer"]
+__all__ = [
+    "CLASSES",
+    "PROCESS",
+    "classifier",
+    "encoder",
+    "kl",
+    "loader",
+    "loader_of",
+    "parameters",
+    "trainer",
+]
 
 CLASSES = 4  # of `Pictures`
 ENCODER = {
@@ -43,3 +56,8 @@ def classifier(**changes):
     if model.model_ema is not None:
         model.model_ema.module.load_state_dict(model.model.state_dict())
     return model
+
+
+def loader_of(examples, batch_size, **options):
+    """Batches of any list of examples."""
+    return DataLoader(examples, batch_size, collate_fn=collate, **options)

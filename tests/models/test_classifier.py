@@ -31,7 +31,9 @@ def example(dtype=torch.float32, size=3):
 def test_the_gradient_of_the_log_probability_is_that_of_finite_differences():
     model = classifier().double()
     z_t, t, labels = example(torch.float64)
-    assert torch.autograd.gradcheck(lambda z: model.log_prob(z, t, labels), z_t.requires_grad_(), fast_mode=True)
+    assert torch.autograd.gradcheck(
+        lambda z: model.log_prob(z, t, labels), z_t.requires_grad_(), fast_mode=True
+    )
 
 
 def test_the_probabilities_of_all_classes_sum_to_one():
@@ -258,7 +260,9 @@ def test_a_first_stage_of_its_own_beside_the_diffusion_models_is_refused(diffusi
     first_stage["params"]["ckpt_path"] = str(tmp_path / "first.ckpt")
     torch.save({"state_dict": model.first_stage_model.state_dict()}, tmp_path / "first.ckpt")
     params = parameters(first_stage_config=first_stage, diffusion_ckpt_path=path)
-    with pytest.raises(ConfigError, match=r"as does first_stage_config\.params\.ckpt_path; give one"):
+    with pytest.raises(
+        ConfigError, match=r"as does first_stage_config\.params\.ckpt_path; give one"
+    ):
         LatentClassifier(**params)
 
 

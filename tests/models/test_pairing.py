@@ -48,7 +48,10 @@ def test_decoders_may_differ():
         ({"timesteps": 40}, "num_timesteps: 20 in the LatentClassifier, 40 in the LatentDiffusion"),
         ({"linear_end": 0.2}, r"alpha at time 1: 0\.98\d* in the LatentClassifier, 0\.98"),
         ({"beta_schedule": "cosine"}, "alpha at time 0: "),
-        ({"scale_factor": 0.6}, r"scale_factor: 0\.5 in the LatentClassifier, 0\.6\d* in the Latent"),
+        (
+            {"scale_factor": 0.6},
+            r"scale_factor: 0\.5 in the LatentClassifier, 0\.6\d* in the Latent",
+        ),
         ({"first_stage_config": identity()}, "first stage: AutoencoderKL in the .*, none in"),
     ],
 )
@@ -62,7 +65,7 @@ def test_a_schedule_of_another_kind_is_refused():
     rest = {key: value for key, value in diffusion_parameters().items() if key not in PROCESS}
     flow = {"schedule_config": {"target": "ldm.diffusion.schedule.RectifiedFlow"}}
     b = latent(rest | flow | {"parameterization": "flow"})
-    with pytest.raises(ValueError, match="num_timesteps: 20 in the .*, None in"):
+    with pytest.raises(ValueError, match=r"num_timesteps: 20 in the .*, None in"):
         classifier().require_same_space(b)
 
 
@@ -70,7 +73,9 @@ def test_another_first_stage_is_refused_with_the_hashes_of_both():
     a, b = pair()
     with torch.no_grad():
         next(b.first_stage_model.encoder.parameters()).flatten()[0] += 1e-3
-    with pytest.raises(ValueError, match=r"weights of its encoder: .*sha256 (\w{12}) .* sha256 ") as e:
+    with pytest.raises(
+        ValueError, match=r"weights of its encoder: .*sha256 (\w{12}) .* sha256 "
+    ) as e:
         a.require_same_space(b)
     first, second = (part.split()[0] for part in str(e.value).split("sha256 ")[1:])
     assert first != second
