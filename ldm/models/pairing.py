@@ -54,14 +54,13 @@ def _require_same_schedule(own: Schedule, other: Schedule, names: tuple[str, str
         if values[0] != values[1]:
             _refuse(f"schedule, {name}", values, names)
     times = np.linspace(own.t_min, own.t_max, own.num_timesteps or _COMPARED)
-    for level, *values in zip(
-        ("alpha", "sigma"), own.exact(times), other.exact(times), strict=True
-    ):
+    levels = zip(("alpha", "sigma"), own.exact(times), other.exact(times), strict=True)
+    for level, ours, theirs in levels:
         # 1e-4 tells schedules apart, not roundings of a table
-        differs = ~np.isclose(*values, rtol=1e-4, atol=1e-7)
+        differs = ~np.isclose(ours, theirs, rtol=1e-4, atol=1e-7)
         if differs.any():
             first = int(differs.argmax())
-            found = [float(value[first]) for value in values]
+            found = [float(ours[first]), float(theirs[first])]
             _refuse(f"schedule, {level} at time {times[first]:g}", found, names)
 
 

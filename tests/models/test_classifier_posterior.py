@@ -16,7 +16,7 @@ from ldm.models.classifier import LatentClassifier
 from tests.models.classifiers import PROCESS, loader_of, trainer
 
 MEAN, STD = 0.8, 0.5
-TIMES = 8
+TIMES = 4
 SCHEDULE = PROCESS | {"timesteps": TIMES}
 
 
@@ -32,8 +32,8 @@ class LinearByTime(nn.Module):
         return self.slope[timesteps] * x.flatten(1) + self.offset[timesteps]
 
 
-def gaussian_classifier():
-    return LatentClassifier(unet_config=LinearByTime(), num_classes=2, **SCHEDULE)
+def gaussian_classifier(**options):
+    return LatentClassifier(unet_config=LinearByTime(), num_classes=2, **SCHEDULE, **options)
 
 
 def log_odds_per_unit(schedule):
@@ -102,9 +102,15 @@ def test_validation_of_an_exact_network_has_the_accuracy_of_bayes():
 
 @pytest.mark.slow
 def test_training_finds_the_posterior():
-    model = gaussian_classifier()
-    model.learning_rate = 0.2
-    trainer(120).fit(model, loader_of(examples(2000), 200))
+    steps = 200
+    rates = {"warm_up_steps": 0, "max_decay_steps": steps, "lr_start": 1.0, "lr_max": 1.0}
+    decay = {
+        "target": "ldm.lr_scheduler.LambdaWarmUpCosineScheduler",
+        "params": rates | {"lr_min": 0.0},
+    }
+    model = gaussian_classifier(scheduler_config=decay)
+    model.learning_rate = 0.1
+    trainer(steps).fit(model, loader_of(examples(4000), 200))
     x, t = torch.linspace(-2, 2, 9).repeat(TIMES), torch.arange(TIMES).repeat_interleave(9)
     labels = torch.ones(len(x), dtype=torch.int64)
     shaped = x.reshape(-1, 1, 1, 1)
