@@ -72,7 +72,7 @@ def shrunk(config: dict[str, Any], root: Path | str) -> list[str]:
 
     The networks keep their levels and attention and become narrow; the images of a first stage
     become small; files that are not there are not asked for; images come from `root`, where they
-    come from a directory.
+    come from a directory, and those of ImageNet from `synsets` beside it.
     """
     overrides = []
     is_first_stage = "ddconfig" in config["model"].get("params", {})
@@ -83,6 +83,8 @@ def shrunk(config: dict[str, Any], root: Path | str) -> list[str]:
             overrides.append(f"{path}={_INSTEAD[key]}")
         elif key == "root" and value == "???":
             overrides.append(f"{path}={root}")
+        elif key == "data_root" and value == "???":
+            overrides.append(f"{path}={Path(root).with_name('synsets')}")
         elif is_first_stage and key == "size" and isinstance(value, int):
             overrides.append(f"{path}={min(value, _LARGEST_IMAGE)}")
     return overrides

@@ -7,7 +7,7 @@ from omegaconf import OmegaConf
 from ldm.cli.train import main
 from ldm.config import check, instantiate_from_config, load, locate, to_plain
 from ldm.io.compvis import from_published
-from tests.data.photographs import mixed_directory
+from tests.data.photographs import mixed_directory, synset_directories
 from tests.reference_state_dicts import meta_state
 from tests.shipped_configs import (
     CONFIGS,
@@ -26,6 +26,8 @@ TWINS = {
     "tiny/ldm-class": "tiny/autoencoder-kl",
     "tiny/ldm-text": "tiny/autoencoder-kl",
     "tiny/ldm-vq": "tiny/autoencoder-vq",
+    "tiny/classifier": "tiny/autoencoder-vq",
+    "classifier-cin-f4": "autoencoder/vq-f4",
     "quickstart/ldm": "quickstart/autoencoder",
 }
 TRAINED = [path for path in CONFIGS if "data" in plain(path)]
@@ -36,7 +38,7 @@ def meta_model(config):
     overrides = [
         f"{path}=null"
         for path, key, _ in entries(config)
-        if key in ("ckpt_path", "lpips_weights", "root")
+        if key in ("ckpt_path", "lpips_weights", "root", "data_root")
     ]
     block = to_plain(OmegaConf.merge(config, OmegaConf.from_dotlist(overrides)))["model"]
     with torch.device("meta"):
@@ -45,8 +47,9 @@ def meta_model(config):
 
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("photographs")
+    directory = tmp_path_factory.mktemp("images") / "photographs"
     mixed_directory(directory)
+    synset_directories(directory.with_name("synsets"))
     return directory
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ldm.cli.preflight_classifier import check_class_count, check_example
 from ldm.cli.preflight_first_stage import check_perceptual, check_precision, check_transforms
 from ldm.conditioning.labels import ClassEmbedder
 from ldm.config import ConfigError, did_you_mean, instantiate_model
@@ -20,6 +21,7 @@ from ldm.io.checkpoint import compare, load_state
 from ldm.io.unpickle import unpickle
 from ldm.log import log
 from ldm.losses.autoencoder import FirstStageLoss
+from ldm.models.classifier import LatentClassifier
 from ldm.models.diffusion.scale import require_source
 from ldm.models.first_stage_module import FirstStageModule
 from ldm.tensor import to_image_tensor
@@ -57,6 +59,8 @@ def preflight(
         if split == "train" and isinstance(model, FirstStageModule):
             check_transforms(model, min(image.shape[:2]))
     _check_classes(model, data.num_classes)
+    if isinstance(model, LatentClassifier):
+        check_class_count(model, data.num_classes)
     _check_pictures(model, callbacks or {})
     if isinstance(model, FirstStageModule):
         check_precision(precision)
@@ -89,7 +93,8 @@ def _check_first_stage(model: Any, params: Mapping[str, Any]) -> None:
         raise ConfigError(f"model.params.{error}") from error
     config = params.get("first_stage_config")
     first_stage = getattr(model, "first_stage_model", None)
-    if first_stage is None or not isinstance(config, Mapping) or params.get("ckpt_path"):
+    is_brought = params.get("ckpt_path") or params.get("diffusion_ckpt_path")
+    if first_stage is None or not isinstance(config, Mapping) or is_brought:
         return
     has_weights = next(first_stage.parameters(), None) is not None
     if has_weights and "ckpt_path" not in (config.get("params") or {}):
@@ -118,6 +123,8 @@ def _checked_image(model: Any, data: Any, origin: str) -> Tensor:
             )
     image = _image(model, sample, origin)
     _check_images(model, image, origin)
+    if isinstance(model, LatentClassifier):
+        check_example(model, sample, image, origin)
     return image
 
 
@@ -165,6 +172,9 @@ def _check_resumable(model: Any, path: Path) -> None:
 
 def _needed(model: Any) -> dict[str, str]:
     """Batch entries that the model reads, and the parameter that names each."""
+    if isinstance(model, LatentClassifier):
+        names = ("first_stage_key", "label_key")
+        return {getattr(model, name): f"model.params.{name}" for name in names}
     if not hasattr(model, "conditioner"):
         return {model.image_key: "model.params.image_key"}
     entries = {model.first_stage_key: "model.params.first_stage_key"}

@@ -13,6 +13,8 @@ from ldm.config.errors import ConfigError
 
 __all__ = ["instantiate_model", "model_block", "without_checkpoints"]
 
+_CHECKPOINTS = ("ckpt_path", "diffusion_ckpt_path")  # parameters that name weights to start from
+
 
 def model_block(config: object) -> dict[str, Any]:
     """The block `model`, plain, of a configuration as `load` returns it.
@@ -48,7 +50,8 @@ def instantiate_model(block: Mapping[str, Any]) -> Built:
 
 
 def without_checkpoints(value: Any) -> Any:
-    """A plain configuration without any `ckpt_path` in it: no weights to start from."""
+    """A plain configuration without any checkpoint (`ckpt_path`, `diffusion_ckpt_path`) in it."""
     if isinstance(value, Mapping):
-        return {k: without_checkpoints(v) for k, v in value.items() if k != "ckpt_path"}
+        kept = {key: v for key, v in value.items() if key not in _CHECKPOINTS}
+        return {key: without_checkpoints(v) for key, v in kept.items()}
     return [without_checkpoints(each) for each in value] if isinstance(value, list) else value

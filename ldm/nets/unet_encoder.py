@@ -67,6 +67,7 @@ class EncoderUNetModel(nn.Module):
             resblock_updown=resblock_updown,
             use_new_attention_order=use_new_attention_order,
         )
+        self.in_channels, self.out_channels = in_channels, out_channels
         self.pool = pool
         self.time_embed = TimeEmbedding(model_channels, stages.emb_channels)
         self.input_blocks, widths = stages.encoder(in_channels)

@@ -35,3 +35,16 @@ def mixed_directory(root):
     Image.fromarray(gradient(40, 2)[:, :1]).save(root / "narrow.png")
     (root / "text.jpg").write_text("this is no image")
     return {"truncated.jpg", "narrow.png", "text.jpg"}
+
+
+def synset_directories(root, count=1000):
+    """ImageNet's layout, with one picture of each class to train on and a few to validate."""
+    picture = Image.fromarray(gradient(16, 16))
+    root.mkdir(parents=True)
+    picture.save(root / "picture.png")
+    content = (root / "picture.png").read_bytes()
+    for split, classes in (("train", count), ("validation", 4)):
+        for index in range(classes):
+            directory = root / split / f"n{index:08}"
+            directory.mkdir(parents=True)
+            (directory / "picture.png").write_bytes(content)

@@ -29,7 +29,14 @@ from ldm.samplers.base import Sampler
 from ldm.samplers.ddim import DDIM
 from ldm.spelling import require_known
 
-__all__ = ["Components", "DDPMConfig", "LatentDiffusionConfig", "assemble"]
+__all__ = [
+    "Components",
+    "DDPMConfig",
+    "LatentDiffusionConfig",
+    "assemble",
+    "check_keys",
+    "schedule_of",
+]
 
 Config = Mapping[str, Any]
 # published: "linear" is linear in the square root of beta, "sqrt_linear" in beta
@@ -144,13 +151,13 @@ def assemble(flat: Config, schema: type) -> Components:
     schema: `DDPMConfig` or `LatentDiffusionConfig`.
     Raises ConfigError that names the key: unknown, given in both forms, or inconsistent.
     """
-    _check_keys(flat, schema)
+    check_keys(flat, schema)
     first_stage = build(flat.get("first_stage_config"), path="first_stage_config")
     cond_stage, conditioner, key = _condition(flat, first_stage)
     _freeze(flat, cond_stage)
     net = build(flat["unet_config"], path="unet_config")
     _check_widths(flat, net, first_stage, conditioner)
-    schedule = _schedule(flat)
+    schedule = schedule_of(flat)
     return Components(
         net=net,
         schedule=schedule,
@@ -165,7 +172,8 @@ def assemble(flat: Config, schema: type) -> Components:
     )
 
 
-def _check_keys(flat: Config, schema: type) -> None:
+def check_keys(flat: Config, schema: type) -> None:
+    """Raise ConfigError for a key that the schema lacks, and for what is given in both forms."""
     known = get_type_hints(schema)
     for key in flat:
         if key not in known:
@@ -182,7 +190,8 @@ def _check_keys(flat: Config, schema: type) -> None:
             raise ConfigError(f"{ours} and {', '.join(both)} describe the same thing; give one")
 
 
-def _schedule(flat: Config) -> Schedule:
+def schedule_of(flat: Config) -> Schedule:
+    """The noise schedule that flat parameters describe, in either form."""
     if flat.get("schedule_config") is not None:
         return build(flat["schedule_config"], path="schedule_config")  # type: ignore[no-any-return]
     return PublishedSchedule(**{key: flat[key] for key in _SCHEDULE_KEYS if key in flat})

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Unpack
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
-from ldm.autoencoders.base import first_latent
-from ldm.config import build, with_key
+from ldm.config import with_key
 from ldm.diffusion.denoiser import DiffusionWrapper, NetDenoiser, NoisedCondition
-from ldm.diffusion.draws import Draws, KeyedDraws, normal_like
+from ldm.diffusion.draws import Draws, normal_like
 from ldm.diffusion.times import Uniform
 from ldm.models.diffusion.assemble import (
     Components,
@@ -25,24 +23,21 @@ from ldm.models.diffusion.assemble import (
 from ldm.models.diffusion.previews import previews
 from ldm.models.diffusion.published import PublishedMethods
 from ldm.models.diffusion.sampling import sample
-from ldm.models.diffusion.scale import first_batches, given_scale, measured_scale, require_scale
+from ldm.models.diffusion.scale import given_scale
 from ldm.models.diffusion.validation import LossByTime
 from ldm.models.ema import EMA
-from ldm.models.logging import log_is_due
-from ldm.models.optim import build_optimizer, build_schedule, clip_gradients
+from ldm.models.one_optimizer import ADAMW, VALIDATION_SEED, OneOptimizer
 from ldm.models.restore import restore_weights
-from ldm.tensor import sent_to, to_image_tensor
+from ldm.models.scaled_latents import ScaledLatents
+from ldm.tensor import sent_to
 from ldm.types import LossTerms
 
 __all__ = ["DDPM", "DiffusionWrapper", "LatentDiffusion"]
 
 Batch = Mapping[str, Any]
 
-ADAMW = {"target": "torch.optim.AdamW", "params": {}}
-VALIDATION_SEED = -1  # noise and times of validation are those of no training step
 
-
-class DDPM(PublishedMethods, pl.LightningModule):
+class DDPM(PublishedMethods, OneOptimizer):
     """A diffusion model in the space of its images (arXiv:2006.11239).
 
     Parameters: see `DDPMConfig`, in the component form or the published one.
@@ -51,8 +46,7 @@ class DDPM(PublishedMethods, pl.LightningModule):
     (of times and noise; an example's depend on seed, step and its `sample_id` alone).
     """
 
-    learning_rate: float = 1e-4
-    seed: int = 23
+    model: DiffusionWrapper
     logvar: Tensor | None  # (T,), a parameter where it is learned; None where it is 0
     cond_ids: Tensor | None  # (T,), time of the condition's noise for each time; None without it
 
@@ -99,10 +93,6 @@ class DDPM(PublishedMethods, pl.LightningModule):
 
     # what is diffused: images here, latents in LatentDiffusion
 
-    def get_input(self, batch: Batch, key: str | None = None) -> Tensor:
-        """Images of a batch: (B, C, H, W) in [-1, 1]."""
-        return to_image_tensor(batch[key or self.first_stage_key])
-
     def encode(self, images: Tensor, draws: Draws | None = None) -> Tensor:
         """What is diffused, of unit scale, for images (B, C, H, W); here the images themselves."""
         return images
@@ -133,19 +123,6 @@ class DDPM(PublishedMethods, pl.LightningModule):
 
     # training
 
-    def draws(
-        self, batch: Batch, batch_idx: int = 0, *, seed: int | None = None, step: int = 0
-    ) -> KeyedDraws:
-        """Random numbers of a batch, by the identity of each example (`sample_id`).
-
-        batch_idx: tells examples without one apart.
-        """
-        keys = batch.get("sample_id")
-        if keys is None:  # then reproducible only for this division into ranks and batches
-            size = len(batch[self.first_stage_key])
-            keys = [f"{self.global_rank}/{batch_idx}/{index}" for index in range(size)]
-        return KeyedDraws(keys, self.seed if seed is None else seed, step, self.device)
-
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of one batch, the mean over its examples."""
         draws = self.draws(batch, batch_idx, step=self.global_step)
@@ -163,46 +140,10 @@ class DDPM(PublishedMethods, pl.LightningModule):
         self.log("loss", means["train/loss_simple"], prog_bar=True, logger=False, batch_size=size)
         return loss
 
-    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Log the norm of the gradient, before clipping, when a log is due."""
-        if log_is_due(self.trainer, self.global_step):
-            gradients = [p.grad for p in self.parameters() if p.grad is not None]
-            self.log("train/grad_norm", torch.nn.utils.get_total_norm(gradients))
-
-    def configure_gradient_clipping(self, optimizer: Optimizer, **limits: Any) -> None:  # type: ignore[override]
-        """Clip here what is not scaled: Lightning does not clip for a fused optimizer."""
-        if self.trainer.precision == "16-mixed":
-            super().configure_gradient_clipping(optimizer, **limits)
-            return
-        value, algorithm = limits["gradient_clip_val"], limits["gradient_clip_algorithm"]
-        clip_gradients(self.learned_parameters(), value, algorithm or "norm")
-
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """One optimizer step, then one update of the average."""
-        super().optimizer_step(*args, **kwargs)
-        if self.model_ema is not None:
-            self.model_ema.update(self.model)
-
     def learned_parameters(self) -> list[nn.Parameter]:
         """Everything the optimizer moves: the network, and the log-variance if it is learned."""
         logvar = [self.logvar] if isinstance(self.logvar, nn.Parameter) else []
         return [*self.model.parameters(), *logvar]
-
-    def configure_optimizers(self) -> Any:
-        """AdamW unless configured otherwise, with the learning-rate schedule, if any."""
-        # a fused optimizer takes the scale out of fp16's gradients by itself, too late for clipping
-        # and for their norm in the log
-        is_scaled = getattr(self._trainer, "precision", None) == "16-mixed"
-        optimizer = build_optimizer(
-            self.learned_parameters(),
-            self.learning_rate,
-            self.optimizer_config,
-            fused=not is_scaled,
-        )
-        if self.scheduler_config is None:
-            return optimizer
-        factor = build(self.scheduler_config, path="scheduler_config")
-        return [optimizer], [build_schedule(optimizer, factor)]
 
     def on_fit_start(self) -> None:
         """Load what encoders of the condition left out, before the first step."""
@@ -261,14 +202,12 @@ class DDPM(PublishedMethods, pl.LightningModule):
             self.model_ema.module.get_submodule("diffusion_model").compile(dynamic=False)
 
 
-class LatentDiffusion(DDPM):
+class LatentDiffusion(ScaledLatents, DDPM):
     """A diffusion model in the latent space of a frozen first stage (arXiv:2112.10752).
 
     Parameters: see `LatentDiffusionConfig`, in the component form or the published one.
     """
 
-    scale_factor: Tensor | float
-    first_stage_model: Any  # a module that is a `FirstStage`
     cond_stage_model: nn.Module  # absent from a model without a condition
 
     def __init__(self, **config: Unpack[LatentDiffusionConfig]) -> None:
@@ -303,20 +242,6 @@ class LatentDiffusion(DDPM):
         return self
 
     @torch.no_grad()
-    def encode(self, images: Tensor, draws: Draws | None = None) -> Tensor:
-        """Scaled latents (B, c, h, w) of images (B, C, H, W).
-
-        draws: stream "posterior" samples a KL first stage; without, its most likely latent.
-        """
-        return self.scale_factor * self._latent(images, draws)
-
-    def _latent(self, images: Tensor, draws: Draws | None) -> Tensor:
-        encoding = self.first_stage_model.encode(images)
-        if draws is None or isinstance(encoding, Tensor):
-            return first_latent(encoding)
-        return first_latent(encoding, draws.normal(encoding.mean.shape[1:], "posterior"))
-
-    @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:
         """Images (B, C, H, W) of scaled latents (B, c, h, w)."""
         images: Tensor = self.first_stage_model.decode(z / self.scale_factor)
@@ -326,26 +251,3 @@ class LatentDiffusion(DDPM):
         """As without a first stage, and tau_theta when it is trained."""
         tau = self.cond_stage_model.parameters() if self.cond_stage_trainable else ()
         return [*super().learned_parameters(), *tau]
-
-    def on_train_start(self) -> None:
-        """Measure the scale on the first batch of all ranks, in a new run."""
-        if self._is_restored or self.trainer.ckpt_path or self.global_step:
-            return
-        if self.scale_by_std:
-            loader = self.trainer.train_dataloader
-            batches = first_batches(loader, self.trainer.accumulate_grad_batches)
-            self.measure_scale(self.trainer.strategy.batch_to_device(each) for each in batches)
-        require_scale(self.scale_factor)
-
-    @torch.no_grad()
-    def measure_scale(self, batches: Iterable[Batch]) -> None:
-        """Set the scale to 1 / standard deviation of these batches' latents, over all ranks.
-
-        The scale is part of the state dict.
-        """
-        latents = (
-            self._latent(self.get_input(batch), self.draws(batch, index))
-            for index, batch in enumerate(batches)
-        )
-        assert isinstance(self.scale_factor, Tensor)
-        self.scale_factor.copy_(measured_scale(latents))

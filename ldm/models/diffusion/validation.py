@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -15,12 +16,16 @@ __all__ = ["LossByTime"]
 
 
 class LossByTime:
-    """Means of loss terms over a validation set, as a whole and per tenth of the time axis.
+    """Means of loss terms over a validation set, as a whole and per part of the time axis.
 
+    buckets: number of these parts.  by_time: names of the terms that are split into them.
     Sums and counts are kept, so the means depend neither on batch sizes nor on ranks.
     """
 
-    def __init__(self, schedule: Schedule, buckets: int = 10) -> None:
+    def __init__(
+        self, schedule: Schedule, buckets: int = 10, by_time: Sequence[str] = ("loss_simple",)
+    ) -> None:
+        self.by_time = by_time
         self.start = schedule.t_min
         self.length = schedule.t_max - schedule.t_min + (schedule.num_timesteps is not None)
         self.buckets = buckets
@@ -39,7 +44,7 @@ class LossByTime:
             table[1].index_add_(0, index, torch.ones_like(values, dtype=torch.double))
 
     def compute(self) -> dict[str, Tensor]:
-        """Means over all ranks by name, 0-d; `loss_simple` also as `loss_simple_t000-099`, ...
+        """Means over all ranks by name, 0-d; those of `by_time` also as `NAME_t000-099`, ...
 
         Starts anew. Every rank must have counted the same names.
         """
@@ -50,7 +55,7 @@ class LossByTime:
         for key, (total, count) in zip(self._sums, tables.unbind(), strict=True):
             means[key] = (total.sum() / count.sum()).float()
             name, suffix = (key.removesuffix("_ema"), "_ema" if key.endswith("_ema") else "")
-            if name == "loss_simple":
+            if name in self.by_time:
                 by_bucket = (total / count).float()
                 for label, mean, number in zip(
                     self._labels(), by_bucket, count.tolist(), strict=True
