@@ -86,6 +86,10 @@ class Tokenizer:
         )
         return encoded["input_ids"]  # type: ignore[no-any-return]
 
+    def count(self, caption: str) -> int:
+        """Number of tokens of a caption that is not cut, with those that begin and end it."""
+        return len(self._tokenizer(caption, verbose=False)["input_ids"])
+
 
 class BERTTokenizer(Tokenizer):
     """Captions to a fixed number of token ids with BERT's word pieces, lower-cased.

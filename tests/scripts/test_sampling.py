@@ -116,6 +116,19 @@ def test_single_images_and_a_grid_are_written_with_what_they_were_drawn_from(run
     assert np.array_equal(grid[2:18, 20:36], pixels(tmp_path / "00001.png"))
 
 
+def test_a_caption_that_is_cut_is_told(runs, tmp_path, caplog_ldm):
+    long = " ".join(["red"] * 20)
+    words = ["--prompt", long, "--prompt", "a red circle", "--n", 1, "--out", tmp_path / "a"]
+    assert txt2img(runs["text"], *words) == 0
+    assert caplog_ldm.text.count("tokens, of which BERTEmbedder reads the first 12") == 1
+    assert f"{long!r} has 22 tokens" in caplog_ldm.text
+    # [CLS], ten words and [SEP] are twelve tokens
+    cut = " ".join(["red"] * 10)
+    assert txt2img(runs["text"], "--prompt", cut, "--n", 1, "--out", tmp_path / "b") == 0
+    drawn = (pixels(tmp_path / out / "00000.png").astype(int) for out in "ab")
+    assert np.abs(np.subtract(*drawn)).max() <= 1
+
+
 def test_captions_come_from_a_file_as_well(runs, tmp_path):
     (tmp_path / "captions.txt").write_text("a red circle\n\na green square\n")
     words = ["--from-file", tmp_path / "captions.txt", "--prompt", "a large circle", "--n", 1]

@@ -8,8 +8,10 @@ from typing import Any, Literal
 
 import torch
 
+from ldm.conditioning.text import Tokenizer
 from ldm.config import ConfigError
 from ldm.data.listing import utf8_text
+from ldm.log import log
 
 __all__ = ["Item", "batch_of", "captioned", "labelled", "read_captions"]
 
@@ -25,7 +27,21 @@ def captioned(model: Any, captions: Sequence[str]) -> list[Item]:
     Raises ConfigError for a model that does not draw from captions alone.
     """
     _require_drawn_by("scripts/txt2img.py", model)
+    model.conditioner.prepare()
+    _tell_of_cuts(model, captions)
     return [{part.key: caption for part in model.conditioner.parts} for caption in captions]
+
+
+def _tell_of_cuts(model: Any, captions: Sequence[str]) -> None:
+    """Warn of captions that are longer than an encoder takes, which reads their beginning only."""
+    for part in model.conditioner.parts:
+        tokenizer = getattr(part.embedder, "tokenizer", None)
+        if isinstance(tokenizer, Tokenizer):
+            limit = tokenizer.max_length
+            for caption in dict.fromkeys(captions):
+                if (count := tokenizer.count(caption)) > limit:
+                    message = "%r has %d tokens, of which %s reads the first %d"
+                    log.warning(message, caption, count, type(part.embedder).__name__, limit)
 
 
 def labelled(
