@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -62,7 +63,8 @@ class Guidance:
     """Guidance put together from the inside out, as docs/guidance.md orders it.
 
     tile: window in latent cells.  weak: a less trained model's denoiser, followed away from with
-    weak_scale.  The others: see `ldm.guidance`; None leaves each out.
+    weak_scale.  gradient: a wrapper that guides by a gradient.  The others: see `ldm.guidance`.
+    None leaves each out.
     """
 
     schedule: Schedule
@@ -74,6 +76,7 @@ class Guidance:
     tile: tuple[int, int] | None = None
     weak: Denoiser | None = None
     weak_scale: float = 2.0
+    gradient: Callable[[Denoiser], Denoiser] | None = None
 
     def __call__(self, denoiser: Denoiser, null: Conditioning | None) -> Denoiser:
         """The denoiser that is followed.  null: what "no condition" is; None without any."""
@@ -89,6 +92,8 @@ class Guidance:
             guided = Rescaled(guided, self.schedule, phi=self.rescale)
         if self.interval is not None:
             guided = Interval(guided, plain, self.schedule, *self.interval)
+        if self.gradient is not None:
+            guided = self.gradient(guided)
         if self.threshold is not None:
             guided = Thresholded(guided, self.schedule, percentile=self.threshold)
         return guided
