@@ -64,7 +64,7 @@ def test_a_guided_picture_is_drawn_again(runs, tmp_path, caplog_ldm):
             "ldm-uncond",
             "classifier-pixel",
             ["--classes", 1],
-            "guides only the process that it was trained on",
+            "guides only the process",
         ),
     ],
 )
