@@ -32,4 +32,5 @@ print(books().fordblks - before)
 def test_freed_memory_is_kept_where_it_was_asked_for(is_kept):
     code = BOOKS.replace("{is_kept}", str(is_kept))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert (int(done.stdout) >= 2**26) is is_kept
+    # what was free before may have served the activation's own bookkeeping: some kilobytes
+    assert (int(done.stdout) > 0.99 * 2**26) is is_kept
