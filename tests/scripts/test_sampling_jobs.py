@@ -159,14 +159,22 @@ def test_two_processes_killed_half_way_end_as_one_unbroken_run(runs, tmp_path):
         time.sleep(0.01)
     os.kill(killed.pid, signal.SIGKILL)  # the other process finds out by itself
     killed.wait()
-    time.sleep(3)
     left = all_pixels(tmp_path / "b")
     assert 10 <= len(left) < 48
-    time.sleep(1)
-    assert all_pixels(tmp_path / "b") == left
+    (tmp_path / "b" / "00040.png.1.part").write_text("cut off")
     assert start(*words, "--out", tmp_path / "b").wait(timeout=120) == 0
     assert all_pixels(tmp_path / "b") == all_pixels(tmp_path / "a")
+    assert not list(tmp_path.glob("*/*.part"))
     assert len(set(all_pixels(tmp_path / "a").values())) == 48
+
+
+def test_a_process_without_its_first_one_draws_nothing(runs, tmp_path):
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    words = [runs["plain"], "--n", 4, "--batch-size", 1, "--steps", 2, "--processes", 2]
+    words += ["--out", tmp_path, "--worker", f"1/{gone.pid}"]
+    assert start(*words).wait(timeout=120) == 1
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_process_that_fails_ends_the_job(runs, tmp_path, monkeypatch):

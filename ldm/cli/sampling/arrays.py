@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -19,7 +20,7 @@ def write_npz(images: Iterable[NDArray[np.uint8]], shape: tuple[int, ...], path:
     The layout that evaluation code for ADM (arXiv:2105.05233) reads, whole or not at all.
     Raises ValueError unless there are N images, all of one size.
     """
-    part = path.with_name(path.name + ".part")
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     header = {"descr": npy.dtype_to_descr(np.dtype(np.uint8)), "fortran_order": False}
     count = 0
     with (

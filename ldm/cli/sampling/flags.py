@@ -53,7 +53,7 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
         "--precision", choices=("fp32", "bf16"), default="fp32", help="precision of matrix products"
     )
     add("--compile", action="store_true", help="compile the network first: pays for many images")
-    add("--worker", metavar="I/N", help=argparse.SUPPRESS)
+    add("--worker", metavar="NUMBER/PARENT", help=argparse.SUPPRESS)
 
 
 def _add_output(parser: argparse.ArgumentParser) -> None:

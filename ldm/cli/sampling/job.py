@@ -164,7 +164,9 @@ class Job:
             yield pixels[..., None] if pixels.ndim == 2 else pixels
 
     def finish(self) -> None:
-        """Write what holds many images: the grid, and the arrays if asked for."""
+        """Write what holds many images, the grid and the arrays; remove what was cut off."""
+        for part in self.out.glob("*.part"):
+            part.unlink(missing_ok=True)
         if not self.args.skip_grid:
             shown = [image for image, _ in zip(self.drawn(), range(GRID_LIMIT), strict=False)]
             grid = sheet(shown, math.ceil(math.sqrt(len(shown))))

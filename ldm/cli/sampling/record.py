@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -63,7 +64,8 @@ def save_png(image: NDArray[np.uint8], path: Path, text: Mapping[str, str]) -> N
     if image.shape[2] not in (1, 3, 4):  # not what a PNG holds
         image = image[..., : 1 if image.shape[2] == 2 else 3]
     picture = Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image)
-    part = path.with_name(path.name + ".part")
+    # of this process: another that was left behind may still write the same image
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     picture.save(part, format="png", pnginfo=info)
     part.replace(path)
 

@@ -36,13 +36,14 @@ class Workers:
     """This process, number `index` of `count`, and the others if it is the first.
 
     command: starts another one, but for its number.  devices: of each.
+    parent: the first process; others end when it is gone.
     """
 
     index: int
     count: int
     command: list[str]
     devices: list[str]
-    parent: int = field(default_factory=os.getppid)
+    parent: int
     others: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     @staticmethod
@@ -59,10 +60,11 @@ class Workers:
             if not numbers or not all(number.isdigit() for number in numbers):
                 raise ConfigError(f"--gpus {args.gpus}: expected numbers of GPUs, such as 0,1")
             devices = [f"cuda:{number}" for number in numbers]
-        index = 0 if args.worker is None else int(args.worker.partition("/")[0])
+        # of this very process: one that starts late may have no parent any more
+        index, parent = map(int, args.worker.split("/")) if args.worker else (0, os.getpid())
         args.device = devices[index]
         entry = _ENTRY.format(module=type(task).__module__, task=type(task).__name__)
-        return Workers(index, len(devices), [sys.executable, "-c", entry, *argv], devices)
+        return Workers(index, len(devices), [sys.executable, "-c", entry, *argv], devices, parent)
 
     @contextmanager
     def threads(self) -> Iterator[None]:
@@ -84,7 +86,7 @@ class Workers:
         """Start the other processes, of which none outlives this."""
         if self.index == 0:
             for number in range(1, self.count):
-                told = ["--out", str(out), "--worker", f"{number}/{self.count}"]
+                told = ["--out", str(out), "--worker", f"{number}/{self.parent}"]
                 self.others.append(subprocess.Popen([*self.command, *told]))
         try:
             yield
