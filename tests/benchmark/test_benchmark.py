@@ -31,6 +31,8 @@ from tests.benchmark.blocks import (
 )
 from tests.cli.runs import script
 
+pytestmark = pytest.mark.slow  # what is measured is training
+
 ROOT = Path(__file__).parents[2]
 SHAPES = sorted((ROOT / "configs" / "benchmark").glob("*.yaml"))
 FP32 = Setting(precision="fp32")
