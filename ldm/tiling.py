@@ -118,9 +118,12 @@ def tiled_apply(
     height, width = x.shape[-2:]
     whole = Window(0, 0, height, width).scaled(scale)
     total, weight_sum = None, torch.zeros(whole.height, whole.width, device=x.device)
-    for part in windows((height, width), window, stride):
+    parts = windows((height, width), window, stride)
+    with x.device:  # made where they are used: to send them there would wait for it
+        size = parts[0].scaled(scale)  # all are of one
+        weight = weights(size.height, size.width).to(x.device)
+    for part in parts:
         target, value = part.scaled(scale), fn(part.of(x), part)
-        weight = weights(target.height, target.width).to(x.device)
         if total is None:
             blend_dtype = torch.promote_types(value.dtype, torch.float32)
             total = value.new_zeros(*value.shape[:-2], *weight_sum.shape, dtype=blend_dtype)

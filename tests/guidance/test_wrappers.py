@@ -134,8 +134,6 @@ def test_a_run_never_reads_from_the_device(name):
 
 @pytest.mark.gpu
 def test_no_evaluation_of_a_run_waits_for_the_gpu(name):
-    if name == "tiled":
-        pytest.skip("windows send their weights to the device at every call")
     schedule = PublishedSchedule().double().to("cuda")
     denoiser = wrapped(name, schedule, device="cuda")
     x, t = NOISE.to("cuda"), torch.full((B,), 500, device="cuda")

@@ -7,8 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from torch import Tensor
-
 from ldm.config import ConfigError
 from ldm.diffusion.denoiser import Denoiser
 from ldm.diffusion.schedule import Schedule
@@ -20,7 +18,7 @@ from ldm.guidance.interval import Interval
 from ldm.guidance.projected import Projected
 from ldm.guidance.rescaled import Rescaled
 from ldm.guidance.tiled import Tiled
-from ldm.types import Conditioning, Prediction
+from ldm.types import Conditioning
 
 __all__ = ["GUIDANCE_FLAGS", "Guidance", "add_guidance", "guidance_of"]
 
@@ -131,21 +129,16 @@ def guidance_of(
     )
     if guidance == Guidance(model.schedule, scale=args.scale):
         return None
-    _require_ranges(guidance)
+    _require_ranges(guidance, model.denoiser)
     return guidance
 
 
-def _require_ranges(guidance: Guidance) -> None:
+def _require_ranges(guidance: Guidance, denoiser: Denoiser) -> None:
     """Raise ConfigError for what the classes of `ldm.guidance` refuse, before anything is drawn."""
     for name in ("interval", "rescale", "project", "threshold"):
         if getattr(guidance, name) is not None:
             alone = Guidance(guidance.schedule, scale=2.0)
             try:
-                replace(alone, **{name: getattr(guidance, name)})(_nothing, Conditioning())
+                replace(alone, **{name: getattr(guidance, name)})(denoiser, Conditioning())
             except ValueError as error:
                 raise ConfigError(f"--{name}: {error}") from error
-
-
-def _nothing(x_t: Tensor, t: Tensor, cond: Conditioning | None) -> Prediction:
-    """A denoiser that is never called."""
-    raise NotImplementedError
