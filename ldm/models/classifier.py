@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, NotRequired, Required, TypedDict, Unpack
+from typing import Any, NotRequired, Required, Unpack
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,7 @@ from ldm.diffusion.draws import Draws, KeyedDraws, normal_like
 from ldm.diffusion.times import Uniform
 from ldm.io.checkpoint import load_into, load_state, select
 from ldm.log import log
-from ldm.models.diffusion.assemble import BetaSchedule, check_keys, schedule_of
+from ldm.models.diffusion.assemble import ProcessConfig, check_keys, schedule_of
 from ldm.models.diffusion.scale import given_scale
 from ldm.models.diffusion.validation import LossByTime
 from ldm.models.ema import EMA
@@ -35,24 +35,18 @@ _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 _SCALES = ("scale_factor", "scale_by_std", "latent_stats")
 
 
-class ClassifierConfig(TypedDict, total=False):
-    """Parameters of a classifier of noisy latents, or of noisy images."""
+class ClassifierConfig(ProcessConfig, total=False):
+    """Parameters of a classifier of noisy latents, or of noisy images.
+
+    The process is that of the diffusion model which is to be guided.
+    """
 
     # components: a `target:` with `params:`, or an object
     unet_config: Required[Any]  # the network: (x, timesteps) to logits (B, num_classes)
     num_classes: Required[Positive]  # number of classes; guidance's "no class" is none of them
     first_stage_config: NotRequired[Any]  # the autoencoder, frozen; none for noisy images
-    schedule_config: NotRequired[Any]  # noise schedule; excludes the keys of the process below
     optimizer_config: NotRequired[Any]  # AdamW, betas 0.9 and 0.999, weight decay 0.01
     scheduler_config: NotRequired[Any]  # learning-rate multiplier per optimizer step; constant
-
-    # the process, that of the diffusion model which is to be guided
-    timesteps: NotRequired[Positive]  # number of noise levels T; 1000
-    beta_schedule: NotRequired[BetaSchedule]  # linear
-    linear_start: NotRequired[float]  # beta of the first level; 1e-4
-    linear_end: NotRequired[float]  # beta of the last level; 2e-2
-    cosine_s: NotRequired[float]  # offset of the cosine schedule; 8e-3
-    given_betas: NotRequired[list[float] | None]  # the betas themselves
 
     # what is classified, and the scale of its latents, that of the diffusion model
     first_stage_key: NotRequired[str]  # batch entry that holds the image; image
@@ -190,19 +184,20 @@ class LatentClassifier(ScaledLatents):
         """Logarithm of p(y | z_t) in nats, (B,); its gradient in z_t guides (section 4).
 
         z_t: (B, c, h, w), scaled latents with noise, as the diffusion model sees them.
-        t: (B,) times of the schedule, whole or fractional.  labels: y, (B,) integers.
+        t: (B,) times of the schedule, whole or fractional.  labels: y, (B,) integers; on the CPU,
+        where to look at them waits for nothing.
 
         Without autocast and in the precision of the weights, float32 unless they are of another;
         with the averaged weights where there are some.
         Raises ValueError for a label that is no class.
         """
         self.require_labels(labels)
+        labels = sent_to(labels, z_t.device)
         network = self.model if self.model_ema is None else self.model_ema.module
         dtype = next((p.dtype for p in network.parameters()), torch.float32)
         with torch.autocast(z_t.device.type, enabled=False):
             logits = self.logits(z_t.to(dtype), t, network)
-        chosen = labels.to(logits.device, torch.int64)[:, None]
-        return F.log_softmax(logits, dim=1).gather(1, chosen)[:, 0]
+        return F.log_softmax(logits, dim=1).gather(1, labels.long()[:, None])[:, 0]
 
     def logits(self, z_t: Tensor, t: Tensor, network: nn.Module | None = None) -> Tensor:
         """Logits (B, num_classes), float32 or wider, of z_t (B, c, h, w) at times t (B,).
@@ -289,22 +284,6 @@ class LatentClassifier(ScaledLatents):
         for network, suffix in networks:
             terms = self._terms(self.logits(z_t, t, network), batch[self.label_key])
             self.val_losses.update(t, terms, suffix)
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the means over the validation set, of all ranks."""
-        self._log_means("val")
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """As in validation, logged as `test/...`."""
-        self.validation_step(batch, batch_idx)
-
-    def on_test_epoch_end(self) -> None:
-        """Log the means over the test set, of all ranks."""
-        self._log_means("test")
-
-    def _log_means(self, split: str) -> None:
-        for name, mean in self.val_losses.compute().items():
-            self.log(f"{split}/{name}", mean)
 
     def compile_networks(self) -> None:
         """Compile the network that is trained and the averaged one, without touching their keys."""

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from ldm.config import build
 from ldm.diffusion.draws import KeyedDraws
+from ldm.models.diffusion.validation import LossByTime
 from ldm.models.ema import EMA
 from ldm.models.logging import log_is_due
 from ldm.models.optim import build_optimizer, build_schedule, clip_gradients
@@ -30,6 +31,7 @@ class OneOptimizer(pl.LightningModule):
 
     model: the network that is trained.  model_ema: its average, or None.
     first_stage_key: batch entry that holds the image.
+    val_losses: what validation has measured so far, whose means are logged.
 
     Set by the command line: `learning_rate` (per optimizer step, not scaled further) and `seed`
     (of times and noise; an example's depend on seed, step and its `sample_id` alone).
@@ -40,6 +42,7 @@ class OneOptimizer(pl.LightningModule):
     model: nn.Module
     model_ema: EMA | None
     first_stage_key: str
+    val_losses: LossByTime
     optimizer_config: Mapping[str, Any]
     scheduler_config: Mapping[str, Any] | None
 
@@ -83,6 +86,22 @@ class OneOptimizer(pl.LightningModule):
         super().optimizer_step(*args, **kwargs)
         if self.model_ema is not None:
             self.model_ema.update(self.model)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the means over the validation set, of all ranks."""
+        self._log_means("val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """As in validation, logged as `test/...`."""
+        self.validation_step(batch, batch_idx)
+
+    def on_test_epoch_end(self) -> None:
+        """Log the means over the test set, of all ranks."""
+        self._log_means("test")
+
+    def _log_means(self, split: str) -> None:
+        for name, mean in self.val_losses.compute().items():
+            self.log(f"{split}/{name}", mean)
 
     def configure_optimizers(self) -> Any:
         """AdamW unless configured otherwise, with the learning-rate schedule, if any."""

@@ -68,7 +68,7 @@ python scripts/sample.py logs/RUN --classes 3 --classifier logs/CLASSIFIER"""
             return given
         if not hasattr(self, "classifier"):  # a PNG is drawn again
             self.classifier = load_classifier(args, model)
-        labels = torch.tensor([item["seen"] for item in items], device=model.device)
+        labels = torch.tensor([item["seen"] for item in items])
 
         def log_prob(x_t: Tensor, t: Tensor, cond: Conditioning | None) -> Tensor:
             return self.classifier.log_prob(x_t, t, labels)

@@ -33,6 +33,7 @@ __all__ = [
     "Components",
     "DDPMConfig",
     "LatentDiffusionConfig",
+    "ProcessConfig",
     "assemble",
     "check_keys",
     "schedule_of",
@@ -46,24 +47,27 @@ LossType = Literal["l1", "l2", "huber"]
 ConditioningKey = Literal["concat", "crossattn", "hybrid", "adm", "hybrid-adm", "crossattn-adm"]
 
 
-class DDPMConfig(TypedDict, total=False):
-    """Parameters of a diffusion model in the space of its images."""
+class ProcessConfig(TypedDict, total=False):
+    """Parameters of the noising process: an object, or the keys below it."""
 
-    # components: a `target:` with `params:`, or an object
-    unet_config: Required[Any]  # the denoising network
-    schedule_config: NotRequired[Any]  # noise schedule; excludes the keys marked (schedule)
-    objective_config: NotRequired[Any]  # training objective; excludes those marked (objective)
-    sampler_config: NotRequired[Any]  # sampler of the previews and the scripts; DDIM
-    optimizer_config: NotRequired[Any]  # AdamW, betas 0.9 and 0.999, weight decay 0.01
-    scheduler_config: NotRequired[Any]  # learning-rate multiplier per optimizer step; constant
-
-    # the process, marked (schedule) above
+    schedule_config: NotRequired[Any]  # noise schedule; excludes the others
     timesteps: NotRequired[Positive]  # number of noise levels T; 1000
     beta_schedule: NotRequired[BetaSchedule]  # linear
     linear_start: NotRequired[float]  # beta of the first level; 1e-4
     linear_end: NotRequired[float]  # beta of the last level; 2e-2
     cosine_s: NotRequired[float]  # offset of the cosine schedule; 8e-3
     given_betas: NotRequired[list[float] | None]  # the betas themselves
+
+
+class DDPMConfig(ProcessConfig, total=False):
+    """Parameters of a diffusion model in the space of its images."""
+
+    # components: a `target:` with `params:`, or an object
+    unet_config: Required[Any]  # the denoising network
+    objective_config: NotRequired[Any]  # training objective; excludes those marked (objective)
+    sampler_config: NotRequired[Any]  # sampler of the previews and the scripts; DDIM
+    optimizer_config: NotRequired[Any]  # AdamW, betas 0.9 and 0.999, weight decay 0.01
+    scheduler_config: NotRequired[Any]  # learning-rate multiplier per optimizer step; constant
 
     # what the network learns, marked (objective) above
     parameterization: NotRequired[Parameterization]  # what the network predicts; eps

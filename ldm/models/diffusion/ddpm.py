@@ -167,22 +167,6 @@ class DDPM(PublishedMethods, OneOptimizer):
         averaged = [] if self.model_ema is None else [(self.ema_denoiser, "_ema")]
         return [(self.denoiser, ""), *averaged]
 
-    def on_validation_epoch_end(self) -> None:
-        """Log the means over the validation set, of all ranks."""
-        self._log_means("val")
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """As in validation, logged as `test/...`."""
-        self.validation_step(batch, batch_idx)
-
-    def on_test_epoch_end(self) -> None:
-        """Log the means over the test set, of all ranks."""
-        self._log_means("test")
-
-    def _log_means(self, split: str) -> None:
-        for name, mean in self.val_losses.compute().items():
-            self.log(f"{split}/{name}", mean)
-
     # sampling
 
     sample = sample
