@@ -10,8 +10,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import yaml
+from numpy.typing import NDArray
+from PIL import Image
 
+from ldm.cli.train import train
 from tests.models.first_stages import NETWORK
 
 ROOT = Path(__file__).parents[2]
@@ -147,6 +151,21 @@ def write(path: Path, config: dict[str, Any]) -> str:
     """The configuration as a YAML file."""
     path.write_text(yaml.safe_dump(config), encoding="utf-8")
     return str(path)
+
+
+def trained(place: Path, **configs: dict[str, Any]) -> dict[str, Path]:
+    """The run directory of each configuration, trained for two steps under a directory."""
+    flags = ["-t", "-l", str(place / "logs"), "--max_steps", "2"]
+    return {
+        name: train(["-b", write(place / f"{name}.yaml", config), *flags]).path
+        for name, config in configs.items()
+    }
+
+
+def pixels(path: Path) -> NDArray[np.uint8]:
+    """Those of an image file."""
+    with Image.open(path) as image:
+        return np.asarray(image)
 
 
 def start_main(argv: list[str], directory: Path) -> subprocess.Popen[str]:

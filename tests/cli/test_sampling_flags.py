@@ -15,7 +15,7 @@ from ldm.guidance.tiled import Tiled
 from ldm.samplers.names import GRIDS, SAMPLERS, sampler_named
 from ldm.tensor import to_uint8
 from tests.cli.jobs import draw, job
-from tests.cli.runs import second_stage, unconditional
+from tests.cli.runs import pixels, second_stage, unconditional
 from tests.reference import fill
 
 
@@ -33,11 +33,6 @@ def plain():
 @pytest.fixture(scope="module")
 def by_class():
     return built(second_stage())
-
-
-def pixels(path):
-    with Image.open(path) as image:
-        return np.asarray(image)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)

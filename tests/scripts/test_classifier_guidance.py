@@ -2,11 +2,10 @@
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from ldm.cli.exits import exit_code
 from ldm.cli.train import train
-from tests.cli.runs import script
+from tests.cli.runs import pixels, script
 
 pytestmark = pytest.mark.slow
 
@@ -26,11 +25,6 @@ def runs(tmp_path_factory):
 def sample(*words):
     words = [*map(str, words), "--steps", "3", "--n", "2", "--device", "cpu"]
     return exit_code(script("sample"), words)
-
-
-def pixels(path):
-    with Image.open(path) as image:
-        return np.asarray(image)
 
 
 def test_a_classifier_changes_what_is_drawn_and_no_scale_leaves_it(runs, tmp_path):

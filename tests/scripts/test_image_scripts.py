@@ -5,8 +5,7 @@ import pytest
 from PIL import Image
 
 from ldm.cli.exits import exit_code
-from ldm.cli.train import train
-from tests.cli.runs import script, second_stage, unconditional, write
+from tests.cli.runs import pixels, script, second_stage, trained, unconditional
 
 pytestmark = pytest.mark.slow
 
@@ -19,13 +18,8 @@ def run_script(name, *words):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    place = tmp_path_factory.mktemp("runs")
-    flags = ["-t", "-l", str(place / "logs"), "--max_steps", "2"]
     configs = {"plain": unconditional(), "class": second_stage()}
-    return {
-        name: train(["-b", write(place / f"{name}.yaml", config), *flags]).path
-        for name, config in configs.items()
-    }
+    return trained(tmp_path_factory.mktemp("runs"), **configs)
 
 
 def save(path, height, width, seed=0, levels=(0, 256)):
@@ -39,11 +33,6 @@ def mask(path, height, width, top=0, bottom=8):
     pixels[top:bottom] = 255
     Image.fromarray(pixels).save(path)
     return pixels > 127
-
-
-def pixels(path):
-    with Image.open(path) as image:
-        return np.asarray(image)
 
 
 def test_an_image_of_any_size_is_drawn_anew_at_its_own_size(runs, tmp_path, caplog_ldm):

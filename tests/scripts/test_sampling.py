@@ -11,9 +11,8 @@ from PIL import Image
 from ldm.cli.exits import exit_code
 from ldm.cli.sampling.flags import sampling_parser
 from ldm.cli.sampling.loading import checkpoint_and_block, load_model
-from ldm.cli.train import train
 from ldm.data.scenes import CLASS_NAMES
-from tests.cli.runs import first_stage, script, second_stage, unconditional, write
+from tests.cli.runs import first_stage, pixels, script, second_stage, trained, unconditional
 
 pytestmark = pytest.mark.slow
 
@@ -50,16 +49,7 @@ def runs(tmp_path_factory):
         "class": second_stage(),
         "text": text_model(place),
     }
-    flags = ["-t", "-l", str(place / "logs"), "--max_steps", "2"]
-    return {
-        name: train(["-b", write(place / f"{name}.yaml", config), *flags]).path
-        for name, config in configs.items()
-    }
-
-
-def pixels(path):
-    with Image.open(path) as image:
-        return np.asarray(image)
+    return trained(place, **configs)
 
 
 @pytest.mark.parametrize(

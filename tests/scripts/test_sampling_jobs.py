@@ -14,8 +14,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from ldm.cli.exits import exit_code
 from ldm.cli.sampling.record import read_record
-from ldm.cli.train import train
-from tests.cli.runs import ROOT, script, second_stage, unconditional, write
+from tests.cli.runs import ROOT, pixels, script, second_stage, trained, unconditional
 
 pytestmark = pytest.mark.slow
 
@@ -27,18 +26,8 @@ def sample(*words):
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """A run directory of an unconditional model and of one of classes."""
-    place = tmp_path_factory.mktemp("runs")
-    flags = ["-t", "-l", str(place / "logs"), "--max_steps", "2"]
     configs = {"plain": unconditional(), "class": second_stage()}
-    return {
-        name: train(["-b", write(place / f"{name}.yaml", config), *flags]).path
-        for name, config in configs.items()
-    }
-
-
-def pixels(path):
-    with Image.open(path) as image:
-        return np.asarray(image)
+    return trained(tmp_path_factory.mktemp("runs"), **configs)
 
 
 def all_pixels(out):
