@@ -38,6 +38,7 @@ __all__ = [
     "LoadedFirstStage",
     "add_judge",
     "add_running",
+    "image_channels",
     "judge_of",
     "load_first_stage",
     "versions",
@@ -163,7 +164,7 @@ def load_first_stage(
         checkpoint=checkpoint,
         sha256=sha256_of(checkpoint),
         weights=used,
-        channels=_channels(module),
+        channels=image_channels(module),
         size=(block.get("params") or {}).get("ddconfig", {}).get("resolution"),
         trained_with=trained_with,
     )
@@ -254,7 +255,8 @@ def _live(name: str) -> bool:
     return not name.startswith("model_ema.")
 
 
-def _channels(module: Any) -> int:
+def image_channels(module: Any) -> int:
+    """Channels of the images that a first stage encodes."""
     encoder = getattr(module, "encoder", None)
     return int(getattr(encoder, "in_channels", 3 if encoder else module.latent_channels))
 

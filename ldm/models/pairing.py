@@ -1,7 +1,7 @@
 """Whether two models live in one noisy latent space: same first stage, same scale, same schedule.
 
-A classifier that guides a diffusion model must have been trained on what that draws. Neither would
-notice otherwise: shapes agree, and the gradients say nothing.
+A model that guides another one must have been trained on what that draws. Neither would notice
+otherwise: shapes agree, and the numbers say nothing.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ def require_same_space(own: Any, other: Any) -> None:
 def _refuse(what: str, values: Any, names: tuple[str, str]) -> None:
     a, b = (f"{value:.9g}" if isinstance(value, float) else value for value in values)
     raise ValueError(
-        f"{what}: {a} in the {names[0]}, {b} in the {names[1]}; a classifier guides only the "
-        "process that it was trained on"
+        f"{what}: {a} in the {names[0]}, {b} in the {names[1]}; one guides the other only "
+        "in the process that both were trained on"
     )
 
 

@@ -19,8 +19,9 @@ from tests.cli.runs import pixels, second_stage, unconditional
 from tests.reference import fill
 
 
-def built(config):
+def built(config, **changes):
     block = config["model"]
+    block["params"] |= changes
     model = instantiate_from_config({key: block[key] for key in ("target", "params")}).eval()
     return fill(model)
 
@@ -33,6 +34,12 @@ def plain():
 @pytest.fixture(scope="module")
 def by_class():
     return built(second_stage())
+
+
+@pytest.fixture(scope="module")
+def clipped():
+    """A model by class whose estimates of x0 are clipped, as those of pixels are."""
+    return built(second_stage(), clip_denoised=True)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -85,8 +92,8 @@ def test_without_flags_guidance_is_classifier_free(by_class, tmp_path):
         (["--threshold", 0.99, "--tile", 16, 16], [Thresholded, ClassifierFree, Tiled]),
     ],
 )
-def test_flags_of_guidance_wrap_in_the_documented_order(by_class, tmp_path, words, kinds):
-    denoiser = guided(by_class, tmp_path, "--scale", 3, *words)
+def test_flags_of_guidance_wrap_in_the_documented_order(clipped, tmp_path, words, kinds):
+    denoiser = guided(clipped, tmp_path, "--scale", 3, *words)
     found = []
     while denoiser != "net":
         found.append(type(denoiser))
@@ -95,13 +102,13 @@ def test_flags_of_guidance_wrap_in_the_documented_order(by_class, tmp_path, word
     assert found == kinds
 
 
-def test_flags_of_guidance_change_the_image(by_class, tmp_path):
+def test_flags_of_guidance_change_the_image(clipped, tmp_path):
     images = set()
     flags = ([], ["--interval", 0, 0.5], ["--rescale", 1], ["--project", 0.1], ["--threshold", 0.5])
     for index, words in enumerate(flags):
         out = tmp_path / str(index)
         words = ["--classes", 3, "--n", 1, "--steps", 4, "--scale", 30, *words]
-        draw(by_class, out, *words)
+        draw(clipped, out, *words)
         images.add(pixels(out / "00000.png").tobytes())
     assert len(images) == len(flags)
 
@@ -120,7 +127,9 @@ def test_flags_of_guidance_change_the_image(by_class, tmp_path):
         (["--scale", 2, "--rescale", 1.5], "--rescale: phi is 1.5, expected 0 to 1"),
         (["--scale", 2, "--interval", 0.5, 0.1], "--interval: expected 0 <= low <= high"),
         (["--scale", 2, "--project", 0], "--project: threshold is 0.0"),
-        (["--threshold", 2], "--threshold: percentile is 2.0"),
+        (["--threshold", 0.9], "--threshold: is for pixels"),
+        (["--eta", "nan"], "--eta nan: expected a number"),
+        (["--scale", 2, "--interval", 0, "inf"], "--interval 0.0 inf: expected a number"),
         (["--tile", 15, 16], "--tile 15 16: expected multiples of 4"),
         (["--size", 16, 18], "--size 16 18: expected multiples of 4"),
     ],
@@ -128,3 +137,8 @@ def test_flags_of_guidance_change_the_image(by_class, tmp_path):
 def test_a_flag_out_of_range_is_named(by_class, tmp_path, words, expected):
     with pytest.raises(ConfigError, match=expected):
         job(by_class, tmp_path, "--classes", 3, *words)
+
+
+def test_a_share_to_threshold_at_is_a_share(clipped, tmp_path):
+    with pytest.raises(ConfigError, match="--threshold: percentile is 2.0"):
+        job(clipped, tmp_path, "--classes", 3, "--threshold", 2)

@@ -58,7 +58,7 @@ def test_a_guided_picture_is_drawn_again(runs, tmp_path, caplog_ldm):
             "ldm-uncond",
             "classifier-pixel",
             ["--classes", 1],
-            "guides only the process",
+            "only in the process that both",
         ),
     ],
 )

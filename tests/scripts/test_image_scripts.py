@@ -104,6 +104,17 @@ def test_a_picture_is_drawn_again_from_its_record(runs, tmp_path, caplog_ldm, na
     assert "a.png: is not the file any more" in caplog_ldm.text
 
 
+def test_a_mask_that_has_changed_is_told(runs, tmp_path, caplog_ldm):
+    save(tmp_path / "a.png", 16, 16)
+    mask(tmp_path / "a_mask.png", 16, 16)
+    out = tmp_path / "out"
+    assert run_script("inpaint", runs["plain"], tmp_path / "a.png", "--out", out) == 0
+    mask(tmp_path / "a_mask.png", 16, 16, bottom=4)
+    words = ["--from-png", str(out / "00000.png"), "--out", str(tmp_path / "b")]
+    assert exit_code(script("inpaint"), words) == 2
+    assert "a_mask.png: is not the file any more" in caplog_ldm.text
+
+
 @pytest.mark.parametrize("kind", ["row", "gif"])
 def test_previews_show_how_an_image_came_about(runs, tmp_path, kind):
     save(tmp_path / "a.png", 16, 16)

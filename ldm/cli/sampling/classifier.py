@@ -7,13 +7,14 @@ from typing import Any
 
 from ldm.cli.sampling.loading import checkpoint_and_block
 from ldm.config import ConfigError, instantiate_from_config
+from ldm.io.digest import sha256_of
 from ldm.models.classifier import LatentClassifier
 
 __all__ = ["load_classifier"]
 
 
-def load_classifier(args: argparse.Namespace, model: Any) -> LatentClassifier:
-    """The classifier of `--classifier`, on the model's device, without gradients of its own.
+def load_classifier(args: argparse.Namespace, model: Any) -> tuple[LatentClassifier, str]:
+    """The classifier of `--classifier` on the model's device, and the SHA-256 of its checkpoint.
 
     Raises ConfigError: no such run, no classifier, or one of other latents than the model draws.
     """
@@ -30,4 +31,5 @@ def load_classifier(args: argparse.Namespace, model: Any) -> LatentClassifier:
         classifier.require_same_space(model)
     except ValueError as error:
         raise ConfigError(f"--classifier {args.classifier}: {error}") from error
-    return classifier.to(model.device).eval().requires_grad_(False)
+    # without gradients of its own weights, which nobody asks for
+    return classifier.to(model.device).eval().requires_grad_(False), sha256_of(checkpoint)

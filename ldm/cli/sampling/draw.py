@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import datetime
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,14 @@ from ldm.cli.running import output_directory
 from ldm.cli.sampling.flags import check_flags, sampling_parser
 from ldm.cli.sampling.job import Job
 from ldm.cli.sampling.loading import checkpoint_and_block, load_model
-from ldm.cli.sampling.record import Record, read_record, save_png
+from ldm.cli.sampling.record import read_record, save_png
 from ldm.cli.sampling.task import Task
 from ldm.cli.sampling.workers import Workers
 from ldm.config import ConfigError
 from ldm.diffusion.denoiser import Denoiser
-from ldm.diffusion.schedule import Schedule
 from ldm.io.digest import sha256_of
 from ldm.log import log
+from ldm.models.pairing import require_same_space
 
 __all__ = ["draw_task"]
 
@@ -40,7 +41,7 @@ def draw_task(task: Task, argv: Sequence[str]) -> Path:
         return _draw_again(task, args)
     workers = Workers.of(args, task, argv)
     with workers.threads():
-        model, checkpoint, block = _loaded(args)
+        model, checkpoint, block = _loaded(task, args)
         items = [
             {"seed": args.seed + index, **item}
             for index, item in enumerate(task.items(model, args))
@@ -68,12 +69,13 @@ def _new_directory(name: str) -> str:
     return str(Path("outputs") / f"{now}_{name}")
 
 
-def _loaded(args: argparse.Namespace) -> tuple[Any, str, dict[str, Any]]:
-    """The model, the SHA-256 of its checkpoint and its configuration."""
+def _loaded(task: Task, args: argparse.Namespace) -> tuple[Any, str, dict[str, Any]]:
+    """The model, the SHA-256 of its checkpoint and its configuration, and what is to go with it."""
     checkpoint, block = checkpoint_and_block(args)
     model = load_model(args, checkpoint, block)
     if args.weak is not None:
         args.weak_denoiser, args.weak_sha256 = _weak(args, model)
+    task.prepare(model, args)
     return model, sha256_of(checkpoint), block
 
 
@@ -82,17 +84,12 @@ def _weak(args: argparse.Namespace, model: Any) -> tuple[Denoiser, str]:
     told = argparse.Namespace(**{**vars(args), "run": args.weak, "config": None})
     checkpoint, block = checkpoint_and_block(told)
     weak = load_model(told, checkpoint, block)
-    if weak.channels != model.channels or _levels(weak.schedule) != _levels(model.schedule):
-        raise ConfigError(f"--weak {args.weak}: expected a model of the same latents and schedule")
+    try:
+        require_same_space(weak, model)
+    except ValueError as error:
+        raise ConfigError(f"--weak {args.weak}: {error}") from error
     denoiser: Denoiser = weak.ema_denoiser if args.weights == "ema" else weak.denoiser
     return denoiser, sha256_of(checkpoint)
-
-
-def _levels(schedule: Schedule) -> list[list[float]]:
-    """Signal and noise at some times, the last among them."""
-    times = np.linspace(schedule.t_min, schedule.t_max, 5)
-    levels = schedule.exact(times if schedule.num_timesteps is None else times.round())
-    return [level.tolist() for level in levels]
 
 
 def _draw(job: Job, workers: Workers) -> None:
@@ -122,30 +119,31 @@ def _draw_again(task: Task, args: argparse.Namespace) -> Path:
     record = read_record(path)
     if record.script != task.name:
         raise ConfigError(f"--from-png {path}: scripts/{record.script}.py drew it: use that")
-    vars(args).update({name: record.flags[name] for name in (*task.all_pixel_flags,)})
+    vars(args).update({name: record.flags[name] for name in task.all_pixel_flags})
     args.run = args.run or record.run
     if not Path(args.run).exists():
         raise ConfigError(
             f"--from-png {path}: {args.run}, which drew it, is not there; give its RUN as well"
         )
-    model, checkpoint, block = _loaded(args)
+    model, checkpoint, block = _loaded(task, args)
     if checkpoint != record.sha256:
         raise ConfigError(
             f"--from-png {path}: was drawn with the checkpoint of SHA-256 {record.sha256[:12]}..., "
             f"{args.run} has {checkpoint[:12]}...: name the one it was drawn with"
         )
-    if args.weak_sha256 != record.flags["weak_sha256"]:
-        raise ConfigError(f"--from-png {path}: {args.weak} is not the weak model any more")
     threads = torch.get_num_threads()
     torch.set_num_threads(record.threads)
     try:
         job = Job.of(task, model, args, record.items, checkpoint=checkpoint, block=block)
+        for name, value in record.flags.items():
+            if (found := job.record.flags.get(name)) != value:
+                raise ConfigError(f"--from-png {path}: {name} was {value}, and now is {found}")
         image = job.draw(range(len(record.items)))[record.index]
     finally:
         torch.set_num_threads(threads)
     out = output_directory(args.out)
-    told = {**vars(job.record), "items": record.items, "index": record.index}
-    save_png(image, out / path.name, Record(**told).text)
+    told = replace(job.record, items=record.items, index=record.index)
+    save_png(image, out / path.name, told.text)
     with Image.open(path) as before, Image.open(out / path.name) as now:
         apart = np.abs(np.asarray(before).astype(int) - np.asarray(now)).max()
     same = "the same to the last bit" if apart == 0 else f"up to {apart} of 255 levels apart"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from math import isfinite
 from typing import Any
 
 from ldm.cli.running import check_least
@@ -93,5 +94,8 @@ def check_flags(args: argparse.Namespace) -> None:
     check_least(args, n=1, batch_size=1, decode_batch=1, seed=0, steps=1, eta=0, processes=1)
     if args.eta is not None and args.eta > 1:
         raise ConfigError(f"--eta {args.eta}: expected 0 to 1")
-    if not -1e4 < args.scale < 1e4:  # not a number neither
-        raise ConfigError(f"--scale {args.scale}: expected a number")
+    for name, value in vars(args).items():
+        numbers = value if isinstance(value, list) else [value]
+        if not all(isfinite(each) for each in numbers if isinstance(each, float)):
+            flag = name.replace("_", "-")
+            raise ConfigError(f"--{flag} {' '.join(map(str, numbers))}: expected a number")

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ldm.cli.sampling.sizes import latent_size
 from ldm.config import ConfigError
 from ldm.diffusion.denoiser import Denoiser
 from ldm.diffusion.schedule import Schedule
@@ -104,18 +105,17 @@ class Guidance:
         return Tiled(denoiser, (height, width), stride)
 
 
-def guidance_of(
-    args: argparse.Namespace, model: Any, tile: tuple[int, int] | None
-) -> Guidance | None:
+def guidance_of(args: argparse.Namespace, model: Any) -> Guidance | None:
     """The guidance of the flags, None where classifier-free guidance at `--scale` says it all.
 
-    tile: in latent cells.
     Raises ConfigError for numbers out of range, and for flags that would change nothing.
     """
     is_guided = args.scale != 1 or args.weak_denoiser is not None
     for name in ("interval", "rescale", "project"):
         if getattr(args, name) is not None and not is_guided:
             raise ConfigError(f"--{name}: there is no guidance to change; give --scale or --weak")
+    if args.threshold is not None and not model.clip_denoised:
+        raise ConfigError("--threshold: is for pixels in [-1, 1], this model draws latents")
     guidance = Guidance(
         schedule=model.schedule,
         scale=args.scale,
@@ -123,7 +123,7 @@ def guidance_of(
         rescale=args.rescale,
         project=args.project,
         threshold=args.threshold,
-        tile=tile,
+        tile=latent_size("tile", args.tile, model),
         weak=args.weak_denoiser,
         weak_scale=args.weak_scale,
     )

@@ -48,4 +48,4 @@ python scripts/img2img.py logs/RUN sketches/ --prompt "a red circle" --strength 
     def given(self, model: Any, args: argparse.Namespace, items: Sequence[Item]) -> Given:
         """The images to begin from."""
         batch = super().given(model, args, items).batch
-        return Given(batch, {"start": Start(images_of(items), args.strength)})
+        return Given(batch, {"start": Start(images_of(items, model), args.strength)})

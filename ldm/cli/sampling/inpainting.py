@@ -15,6 +15,7 @@ from ldm.cli.sampling.task import Given, Images, Task
 from ldm.cli.sampling.told import add_told, told
 from ldm.config import ConfigError
 from ldm.data.decoding import EXTENSIONS, header_size
+from ldm.io.digest import sha256_of
 from ldm.log import log
 from ldm.models.diffusion.sampling import Known
 from ldm.tensor import to_uint8
@@ -47,9 +48,10 @@ What is white in a mask is drawn. Known pixels are those of the image, to the la
         if not words:
             raise ConfigError("no images: name files or directories after RUN")
         found = [
-            {**item, "mask": str(_mask(Path(item["init"]), args.mask))}
+            {**item, "mask": str(mask), "mask_sha256": sha256_of(mask)}
             for item in image_items(words, args.size, model)
             if not Path(item["init"]).stem.endswith("_mask")
+            for mask in [_mask(Path(item["init"]), args.mask)]
         ]
         for item in found:
             _require_hole(item)
@@ -58,7 +60,7 @@ What is white in a mask is drawn. Known pixels are those of the image, to the la
 
     def given(self, model: Any, args: argparse.Namespace, items: Sequence[Item]) -> Given:
         """What is known, and how it is put back."""
-        images, masks = images_of(items), masks_of(items)
+        images, masks = images_of(items, model), masks_of(items)
 
         def with_known(drawn: Images) -> Images:
             known = masks.permute(0, 2, 3, 1).numpy() == 1

@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ldm.cli.sampling.options import cells_of
+from ldm.cli.first_stages import image_channels
+from ldm.cli.sampling.sizes import cells_of
 from ldm.config import ConfigError
 from ldm.data.decoding import UNREADABLE, header_size, read_image, reason
 from ldm.data.transforms import crop, resize
@@ -53,19 +54,24 @@ def _own_size(path: Path, cells: int) -> list[int]:
     return size
 
 
-def images_of(items: Sequence[dict[str, Any]], channels: int = 3) -> Tensor:
-    """The images of items, (B, C, H, W) in [-1, 1]; ConfigError for one that has changed."""
+def images_of(items: Sequence[dict[str, Any]], model: Any) -> Tensor:
+    """The images of items, (B, C, H, W) in [-1, 1], of as many channels as the model's have.
+
+    Raises ConfigError for one that has changed.
+    """
+    stage = getattr(model, "first_stage_model", None)
+    channels = model.channels if stage is None else image_channels(stage)
     return to_image_tensor(torch.from_numpy(np.stack([_image(item, channels) for item in items])))
 
 
 def _image(item: dict[str, Any], channels: int) -> NDArray[Any]:
-    path = Path(item["init"])
-    if sha256_of(path) != item["init_sha256"]:
+    return _fitted(_read(item, "init", channels), *item["size"])
+
+
+def _read(item: dict[str, Any], name: str, channels: int) -> NDArray[Any]:
+    path = Path(item[name])
+    if sha256_of(path) != item[f"{name}_sha256"]:
         raise ConfigError(f"{path}: is not the file any more that it was (SHA-256)")
-    return _fitted(_read(path, channels), *item["size"])
-
-
-def _read(path: Path, channels: int) -> NDArray[Any]:
     try:
         return read_image(path, channels)
     except UNREADABLE as error:
@@ -88,7 +94,7 @@ def masks_of(items: Sequence[dict[str, Any]]) -> Tensor:
     """
     masks = []
     for item in items:
-        mask, image = _read(Path(item["mask"]), 1), _read(Path(item["init"]), 1)
+        mask, image = _read(item, "mask", 1), _read(item, "init", 1)
         if mask.shape != image.shape:
             height, width = image.shape[:2]
             mask = resize(mask, height, width, "nearest")

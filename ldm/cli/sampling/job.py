@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from ldm.cli.first_stages import versions
 from ldm.cli.running import autocast
 from ldm.cli.sampling.arrays import write_npz
 from ldm.cli.sampling.entries import Item
+from ldm.cli.sampling.guiding import Guidance, guidance_of
 from ldm.cli.sampling.options import sample_options
 from ldm.cli.sampling.preview import Preview
 from ldm.cli.sampling.record import Record, save_png
@@ -40,7 +42,8 @@ class Job:
     """Images to draw with a model.
 
     items: of every image.  args: the flags.  record: what PNGs say of model and flags; items and
-    index are those of each batch.
+    index are those of each batch.  options: of the model's `sample`.  guidance: that of the flags,
+    if any.  out: the directory.
     """
 
     task: Task
@@ -49,6 +52,7 @@ class Job:
     items: Sequence[Item]
     record: Record
     options: SampleOptions
+    guidance: Guidance | None
     out: Path
 
     @staticmethod
@@ -65,7 +69,8 @@ class Job:
 
         checkpoint: SHA-256 of its file.  block: configuration of the model.
         """
-        options = sample_options(args, model)
+        guidance = guidance_of(args, model)
+        options: SampleOptions = {**sample_options(args, model), "guide": guidance}
         flags = {name: getattr(args, name, None) for name in task.all_pixel_flags}
         record = Record(
             script=task.name,
@@ -79,7 +84,7 @@ class Job:
             threads=torch.get_num_threads(),
             versions=versions(),
         )
-        return Job(task, model, args, items, record, options, Path(args.out))
+        return Job(task, model, args, items, record, options, guidance, Path(args.out))
 
     def path(self, index: int) -> Path:
         """Where an image goes."""
@@ -103,7 +108,8 @@ class Job:
 
     def count(self) -> int:
         """How many images are there."""
-        return sum(self.path(index).is_file() for index in range(len(self.items)))
+        names = (name.removesuffix(".png") for name in os.listdir(self.out))
+        return sum(name.isdigit() for name in names)
 
     def begin(self) -> None:
         """Note in the directory which job it is of; ConfigError if it is of another."""
@@ -138,6 +144,9 @@ class Job:
         given = self.task.given(self.model, self.args, items)
         options: SampleOptions = {**self.options, **given.options}
         options["callback"] = callback
+        if given.gradient is not None:
+            guide = self.guidance or Guidance(self.model.schedule, self.args.scale)
+            options["guide"] = replace(guide, gradient=given.gradient)
         seeds = [item["seed"] for item in items]
         with autocast(self.model.device, self.args.precision):
             drawn = self.model.sample(seeds, given.batch, **options)
@@ -153,7 +162,7 @@ class Job:
             preview.write(self.model, [self.path(index) for index in batch])
         for index, image in zip(batch, images, strict=True):
             place = index - batch.start
-            told = Record(**{**vars(self.record), "items": items, "index": place})
+            told = replace(self.record, items=items, index=place)
             save_png(image, self.path(index), told.text)
 
     def drawn(self) -> Iterator[NDArray[np.uint8]]:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from ldm.cli.sampling.guiding import GUIDANCE_FLAGS, guidance_of
+from ldm.cli.sampling.guiding import GUIDANCE_FLAGS
+from ldm.cli.sampling.sizes import latent_size
 from ldm.config import ConfigError
 from ldm.models.diffusion.sampling import SampleOptions
 from ldm.samplers.base import Sampler
 from ldm.samplers.names import GRIDS, SAMPLERS, sampler_named
 
-__all__ = ["PIXEL_FLAGS", "add_sampler", "cells_of", "sample_options"]
+__all__ = ["PIXEL_FLAGS", "add_sampler", "sample_options"]
 
 # flags on which the pixels of an image depend, beside the model, its seed and its item
 PIXEL_FLAGS = (
@@ -49,8 +49,7 @@ def sample_options(args: argparse.Namespace, model: Any) -> SampleOptions:
     return {
         "steps": _steps(args.steps, model),
         "scale": args.scale,
-        "guide": guidance_of(args, model, _latent_size("tile", args.tile, model)),
-        "size": _latent_size("size", args.size, model),
+        "size": latent_size("size", args.size, model),
         "weights": args.weights,
         "sampler": _sampler(args, model),
         "decode_batch": args.decode_batch,
@@ -77,23 +76,3 @@ def _steps(steps: int, model: Any) -> int:
     if not 1 <= steps <= limit:
         raise ConfigError(f"--steps {steps}: expected 1 to {limit}")
     return steps
-
-
-def cells_of(model: Any) -> int:
-    """Pixels that the sides of an image are a multiple of."""
-    network: int = getattr(model.model.diffusion_model, "downsample_factor", 1)
-    return network * _factor(model)
-
-
-def _factor(model: Any) -> int:
-    factor: int = getattr(getattr(model, "first_stage_model", None), "downsample_factor", 1)
-    return factor
-
-
-def _latent_size(name: str, size: Sequence[int] | None, model: Any) -> tuple[int, int] | None:
-    if size is None:
-        return None
-    cells, factor = cells_of(model), _factor(model)
-    if any(side < 1 or side % cells for side in size):
-        raise ConfigError(f"--{name} {size[0]} {size[1]}: expected multiples of {cells} pixels")
-    return size[0] // factor, size[1] // factor

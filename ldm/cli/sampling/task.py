@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ldm.cli.sampling.entries import Item, batch_of
 from ldm.cli.sampling.options import PIXEL_FLAGS
+from ldm.diffusion.denoiser import Denoiser
 from ldm.models.diffusion.sampling import SampleOptions
 
 __all__ = ["Given", "Images", "Task"]
@@ -25,11 +26,13 @@ class Given:
     """What the images of a batch are drawn from, beside their seeds.
 
     batch: entries that the model's encoders read.  options: of its `sample`.
+    gradient: a wrapper of the denoiser that guides by a gradient.
     finish: what becomes of the images, (H, W, C) uint8 each, before they are written.
     """
 
     batch: dict[str, Any] | None
     options: SampleOptions = field(default_factory=SampleOptions)
+    gradient: Callable[[Denoiser], Denoiser] | None = None
     finish: Callable[[Images], Images] | None = None
 
 
@@ -55,6 +58,9 @@ class Task(ABC):
 
         Raises ConfigError for what the user got wrong.
         """
+
+    def prepare(self, model: Any, args: argparse.Namespace) -> None:  # noqa: B027 - few need any
+        """Load what goes with the model; ConfigError for what does not fit it."""
 
     def given(self, model: Any, args: argparse.Namespace, items: Sequence[Item]) -> Given:
         """What the images of these items are drawn from."""

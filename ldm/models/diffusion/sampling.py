@@ -161,7 +161,7 @@ def _first_state(
         noise = draws.normal((model.channels, *size), "x_T").to(model.device)
         return noise * model.schedule.prior_std, 0
     z = model.encode(start.images.to(model.device))
-    times = sampler.grid(model.schedule, options.get("steps", 50))
+    times = sampler.times(model.schedule, options.get("steps", 50))
     node = start.node(len(times) - 1)
     t = model.schedule.tensor_of(times[node : node + 1], z).expand(len(z))
     return model.schedule.noised(z, normal_like(draws, z, "x_T"), t), node
