@@ -140,5 +140,5 @@ def test_a_flag_out_of_range_is_named(by_class, tmp_path, words, expected):
 
 
 def test_a_share_to_threshold_at_is_a_share(clipped, tmp_path):
-    with pytest.raises(ConfigError, match="--threshold: percentile is 2.0"):
+    with pytest.raises(ConfigError, match="--threshold: percentile is 2"):
         job(clipped, tmp_path, "--classes", 3, "--threshold", 2)
