@@ -25,6 +25,7 @@ TWINS = {
     "tiny/ldm-uncond": "tiny/autoencoder-kl",
     "tiny/ldm-class": "tiny/autoencoder-kl",
     "tiny/ldm-text": "tiny/autoencoder-kl",
+    "tiny/ldm-layout": "tiny/autoencoder-kl",
     "tiny/ldm-vq": "tiny/autoencoder-vq",
     "tiny/classifier": "tiny/autoencoder-vq",
     "classifier-cin-f4": "autoencoder/vq-f4",

@@ -19,7 +19,7 @@ __all__ = ["DataModuleFromConfig", "Keyed", "collate", "default_workers"]
 _MAX_WORKERS = 8
 
 # keys whose arrays may have another length in every sample, and so stay apart in a batch
-RAGGED = frozenset({"boxes", "box_classes"})
+RAGGED = frozenset({"boxes", "box_classes", "layout"})
 
 
 class Keyed(Dataset[dict[str, Any]]):

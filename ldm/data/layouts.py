@@ -1,0 +1,131 @@
+"""Layouts: which things are where in a picture, and pictures of that.
+
+A layout is an array (N, 5), an object to a row: class label, then left, top, width and height of
+its box as fractions of the picture's sides.
+"""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image, ImageDraw
+from torch.utils.data import Dataset
+
+from ldm.config import ConfigError, build
+
+__all__ = ["TOLERANCE", "Layouts", "layout_picture", "require_layout"]
+
+TOLERANCE = 1e-3  # of the picture's side, by which a box may leave it: boxes of files are rounded
+
+_GOLDEN = 0.618034  # turns of the colour wheel from a label to the next: neighbours lie far apart
+
+
+def require_layout(layout: ArrayLike, num_classes: int | None = None) -> None:
+    """Raise ValueError for an object without area, outside the picture or of an unknown class.
+
+    num_classes: labels are expected below it; None takes any.
+    The message names the object by its place, counted from 0, and its value.
+    """
+    objects = np.asarray(layout, dtype=np.float64).reshape(-1, 5)
+    for index, (label, left, top, width, height) in enumerate(objects.tolist()):
+        box = f"object {index}: box {_spaced(left, top, width, height)}"
+        if not (label >= 0 and label == int(label)) or label >= (num_classes or np.inf):
+            last = "" if num_classes is None else f" to {num_classes - 1}"
+            raise ValueError(f"object {index}: label {label:g}; expected a whole number 0{last}")
+        if not (width > 0 and height > 0):
+            raise ValueError(f"{box}; expected a width and a height of more than 0")
+        reach = max(-left, -top, left + width - 1, top + height - 1)
+        if not reach <= TOLERANCE:
+            raise ValueError(
+                f"{box}; expected left, top, width and height as fractions of the picture, inside "
+                "of it"
+            )
+
+
+def _spaced(*values: float) -> str:
+    return "[" + ", ".join(f"{value:g}" for value in values) + "]"
+
+
+class Layouts(Dataset[dict[str, Any]]):
+    """A data set of boxes with `layout` added, what a layout-to-image model reads.
+
+    data: a data set, or its configuration, whose items hold `boxes` (N, 4), left, top, width and
+        height as fractions, and `box_classes` (N,).
+
+    An item holds what it held, and `layout` (N, 5) float32: label, left, top, width, height.
+
+    Raises ConfigError, when it is used, for an item without boxes, or with one that is none.
+    """
+
+    def __init__(self, data: Any) -> None:
+        self.data = build(data, path="data")
+
+    @property
+    def class_names(self) -> Sequence[str]:
+        """Names of the classes, in the order of the labels; none when the data set has none."""
+        return getattr(self.data, "class_names", ())
+
+    def adopt_classes(self, names: Sequence[str]) -> None:
+        """Number the classes as another set does; ConfigError where the data set cannot."""
+        if not hasattr(self.data, "adopt_classes"):
+            raise ConfigError(f"a {type(self.data).__name__} cannot number its classes otherwise")
+        self.data.adopt_classes(names)
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """The item of the data set, with its layout."""
+        return self._with_layout(self.data[index], index)
+
+    def item(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
+        """The item with random choices drawn from `rng`, where the data set makes any."""
+        if not hasattr(self.data, "item"):
+            return self[index]
+        return self._with_layout(self.data.item(index, rng), index)
+
+    def _with_layout(self, item: dict[str, Any], index: int) -> dict[str, Any]:
+        missing = {"boxes", "box_classes"} - item.keys()
+        if missing:
+            raise ConfigError(
+                f"data: item {index} of the {type(self.data).__name__} lacks "
+                f"{' and '.join(sorted(missing))}; it has {', '.join(sorted(item))}"
+            )
+        labels = np.asarray(item["box_classes"], dtype=np.float32)[:, None]
+        layout = np.concatenate([labels, np.asarray(item["boxes"], dtype=np.float32)], axis=1)
+        try:
+            require_layout(layout, len(self.class_names) or None)
+        except ValueError as error:
+            raise ConfigError(f"data: item {index}: {error}") from error
+        return {**item, "layout": layout}
+
+
+def layout_picture(layout: ArrayLike, height: int, width: int) -> NDArray[np.uint8]:
+    """A layout as a picture (height, width, 3): frames with their labels, a colour to a class."""
+    page = Image.new("RGB", (width, height), "white")
+    draw = ImageDraw.Draw(page)
+    objects = np.asarray(layout, dtype=np.float64).reshape(-1, 5)
+    # the largest first, so that small ones are not covered
+    for label, left, top, box_width, box_height in sorted(
+        objects.tolist(), key=lambda row: -row[3] * row[4]
+    ):
+        corners = (left, top, left + box_width, top + box_height)
+        sides = (width - 1, height - 1) * 2
+        place = [
+            round(float(np.clip(at, 0, 1)) * side) for at, side in zip(corners, sides, strict=True)
+        ]
+        colour = colour_of(int(label))
+        pale = tuple((3 * 255 + level) // 4 for level in colour)
+        draw.rectangle(place, fill=pale, outline=colour)
+        draw.text((place[0] + 2, place[1] + 1), str(int(label)), fill=colour)
+    return np.asarray(page)
+
+
+def colour_of(label: int) -> tuple[int, int, int]:
+    """A dark colour of a class, 0 to 255 each: the same everywhere."""
+    red, green, blue = colorsys.hsv_to_rgb(label * _GOLDEN % 1, 0.9, 0.75)
+    return round(255 * red), round(255 * green), round(255 * blue)
