@@ -15,6 +15,7 @@ from torch import Tensor
 from ldm.cli.preflight_classifier import check_class_count, check_example
 from ldm.cli.preflight_first_stage import check_perceptual, check_precision, check_transforms
 from ldm.conditioning.labels import ClassEmbedder
+from ldm.conditioning.layout import LayoutEmbedder
 from ldm.config import ConfigError, did_you_mean, instantiate_model
 from ldm.config.signature import parameter_problems
 from ldm.io.checkpoint import compare, load_state
@@ -250,6 +251,8 @@ def _check_images(model: Any, image: Tensor, origin: str) -> None:
 def _check_classes(model: Any, classes: int | None) -> None:
     """Labels must have rows of their own in the table, beside the null class."""
     for part in getattr(getattr(model, "conditioner", None), "parts", ()):
+        if classes is not None and isinstance(part.embedder, LayoutEmbedder):
+            part.embedder.require_classes(classes)
         if classes is None or not isinstance(part.embedder, ClassEmbedder):
             continue
         rows = part.embedder.null_label + 1

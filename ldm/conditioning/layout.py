@@ -12,6 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ldm.conditioning.base import Reads
 from ldm.conditioning.text import TransformerEmbedder
+from ldm.config import ConfigError
 from ldm.data.layouts import require_layout
 from ldm.log import log
 from ldm.ranges import Positive
@@ -91,7 +92,7 @@ class LayoutTokens:
                     require_layout(layout.numpy(), self.num_classes)
                 except ValueError as error:
                     raise ValueError(f"layout {index} of the batch: {error}") from error
-        tokens = self._tokens(torch.cat(kept)).split([len(layout) for layout in kept])
+        tokens = torch.split(self._tokens(torch.cat(kept)), [len(layout) for layout in kept])
         empty = tokens[0].new_full((self.max_objects, _PER_OBJECT), self.none)
         filled = pad_sequence([*tokens, empty], batch_first=True, padding_value=self.none)[:-1]
         if not self.with_crop:
@@ -124,7 +125,8 @@ class LayoutEmbedder(TransformerEmbedder):
     """Layouts to vectors with a small transformer, trained with the UNet (Table 17 of the paper).
 
     Reads a batch entry of B layouts, (N, 5) each: class label, left, top, width and height as
-    fractions (`ldm.data.layouts`). Its parameters are those of `BERTEmbedder`.
+    fractions (`ldm.data.layouts`); or of their tokens (B, length). Its parameters
+    are those of `BERTEmbedder`.
 
     n_embed: width D.  n_layer: depth.  num_classes: labels are below it.
     vocab_size: tokens; what classes and the token for none leave is for positions.
@@ -167,18 +169,35 @@ class LayoutEmbedder(TransformerEmbedder):
         self.tokens = tokens
         self._has_told = False
 
-    def encode(self, value: Sequence[Tensor]) -> Tensor:
-        """Layouts (N, 5) of a batch to (B, length, D); ValueError for an object that is none."""
-        longest = max(map(len, value))
+    def require_classes(self, classes: int) -> None:
+        """Raise ConfigError unless so many classes of the data have tokens of their own."""
+        if self.tokens.num_classes < classes:
+            raise ConfigError(
+                f"cond_stage_config.params.num_classes: {self.tokens.num_classes}, but the data "
+                f"has {classes} classes"
+            )
+
+    def encode(self, value: Sequence[Tensor] | Tensor) -> Tensor:
+        """Layouts (N, 5) of a batch, or their tokens (B, length), to (B, length, D).
+
+        Raises ValueError for an object that is none.
+        """
+        tokens = value if isinstance(value, Tensor) else self._tokens_of(value)
+        return self(sent_to(tokens, self.transformer.token_emb.weight.device))  # type: ignore[no-any-return]
+
+    def _tokens_of(self, layouts: Sequence[Tensor]) -> Tensor:
+        longest = max(map(len, layouts))
         if longest > self.tokens.max_objects and not self._has_told:
             self._has_told = True
             message = "a layout has %d objects, of which the largest %d are told (max_objects)"
             log.warning(message, longest, self.tokens.max_objects)
-        tokens = self.tokens(value)
-        return self(sent_to(tokens, self.transformer.token_emb.weight.device))  # type: ignore[no-any-return]
+        return self.tokens(layouts)
 
-    def drop(self, value: Sequence[Tensor], dropped: Tensor) -> list[Tensor]:
-        """Layouts with the dropped ones empty."""
+    def drop(self, value: Sequence[Tensor] | Tensor, dropped: Tensor) -> list[Tensor] | Tensor:
+        """Layouts with the dropped ones empty; tokens with the dropped rows those of nothing."""
+        if isinstance(value, Tensor):
+            nothing = self.tokens([torch.empty(0, 5)]).to(value)
+            return torch.where(sent_to(dropped, value.device)[:, None], nothing, value)
         return [
             layout[:0] if gone else layout
             for layout, gone in zip(value, dropped.tolist(), strict=True)
