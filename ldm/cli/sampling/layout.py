@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from ldm.cli.rundir import model_files
 from ldm.cli.sampling.entries import Item, kind_of, require_script
 from ldm.cli.sampling.layout_files import boxes_of, layout_items, trained_names
 from ldm.cli.sampling.task import Given, Task
@@ -53,7 +52,7 @@ name of a class where the data that the model was trained on can be asked for it
             raise ConfigError(
                 'no layouts: give --boxes "LABEL LEFT TOP WIDTH HEIGHT" or JSON files'
             )
-        names = trained_names(model_files(args.run, args.config)[1])
+        names = trained_names(args.run, args.config)
         found = [{"layout": boxes_of(text, names, num_classes)} for text in args.boxes]
         found += layout_items(args.layouts, names, num_classes)
         if not found:

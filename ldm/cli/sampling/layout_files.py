@@ -7,7 +7,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ldm.config import ConfigError, did_you_mean, instantiate_from_config, load, nearest_path
+from ldm.cli.rundir import model_files
+from ldm.config import (
+    ConfigError,
+    did_you_mean,
+    instantiate_from_config,
+    load,
+    nearest_path,
+    to_plain,
+)
 from ldm.data.coco import box_of, coco_of, is_coco, json_of
 from ldm.data.layouts import require_layout
 from ldm.io.digest import sha256_of
@@ -24,23 +32,23 @@ _FORMS = (
 )
 
 
-def trained_names(files: Sequence[Path]) -> Names:
+def trained_names(run: str, config: str | None) -> Names:
     """What looks up the class names of the data that a model was trained on, at most once.
 
-    files: its configuration. Names are those of `data.params.train`, none where it has none or is
-    not there any more, which is told.
+    run, config: see `model_files`. Names are those of `data.params.train`; where there is none, or
+    it is not there any more, which is told, none are known.
     """
 
     @cache
     def names() -> Sequence[str]:
-        data = load(files).get("data")
-        train = None if data is None else data.get("params", {}).get("train")
+        data = to_plain(load(model_files(run, config)[1]).get("data"))
+        train = ((data or {}).get("params") or {}).get("train")
         if train is None:
             return ()
         try:
             found = instantiate_from_config(train, path="data.params.train")
         except ConfigError as error:
-            log.warning("names of classes are not known: %s", error)
+            log.warning("the names of this model's classes are not known: %s", error)
             return ()
         return list(getattr(found, "class_names", ()))
 
