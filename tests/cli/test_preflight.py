@@ -7,7 +7,7 @@ import torch
 from ldm.cli.train import main
 from ldm.config import instantiate_model
 from ldm.losses.perceptual import LPIPS
-from tests.cli.runs import first_stage, unconditional, write
+from tests.cli.runs import first_stage, second_stage, unconditional, write
 
 
 class Pairs:
@@ -314,3 +314,23 @@ def test_a_precision_in_which_a_first_stage_does_not_train_is_refused_on_any_dev
 @pytest.mark.parametrize("precision", ["32", "32-true", "bf16", "bf16-mixed"])
 def test_a_precision_in_which_a_first_stage_trains_passes(check, precision):
     assert check(first_stage(), "--precision", precision)[0] == 0
+
+
+def test_a_layout_needs_a_token_for_every_class(check):
+    config = second_stage()
+    params = config["model"]["params"]
+    tau = {"n_embed": 16, "n_layer": 1, "num_classes": 23, "vocab_size": 125}
+    params["cond_stage_key"] = "layout"
+    params["cond_stage_config"] = {
+        "target": "ldm.conditioning.layout.LayoutEmbedder",
+        "params": tau,
+    }
+    for name in ("train", "validation"):
+        data = {"data": config["data"]["params"][name]}
+        config["data"]["params"][name] = {"target": "ldm.data.layouts.Layouts", "params": data}
+    params["first_stage_config"]["params"]["ckpt_path"] = None
+    code, said = check(config)
+    assert code == 2
+    assert "cond_stage_config.params.num_classes: 23, but the data has 24 classes" in said
+    tau["num_classes"] = 24
+    assert check(config)[0] == 0

@@ -14,6 +14,7 @@ from ldm.cli.sampling.flags import check_flags, sampling_parser
 from ldm.cli.sampling.told import add_told, told
 from ldm.conditioning.base import Embedder
 from ldm.conditioning.labels import ClassEmbedder
+from ldm.conditioning.layout import LayoutEmbedder
 from ldm.conditioning.spatial import SpatialRescaler
 from ldm.conditioning.text import BERTEmbedder
 from ldm.config import ConfigError, instantiate_from_config
@@ -106,6 +107,7 @@ def test_what_no_script_draws_is_drawn_from_python(encoders, named):
         ([spatial("LR_image")], "superres"),
         ([spatial("masked_image"), spatial("mask")], "inpaint"),
         ([tokens("coordinates_bbox")], "layout2img"),
+        ([LayoutEmbedder(16, 1, 5, key="boxes")], "layout2img"),
     ],
 )
 def test_a_model_is_drawn_by_the_script_that_gives_what_it_reads(encoders, script):

@@ -1,14 +1,17 @@
 """What every data set promises, whatever it holds."""
 
+import json
 import pickle
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from ldm.data.coco import CocoBoxes
 from ldm.data.faces import CelebAHQTrain, FacesHQTrain, FFHQValidation
 from ldm.data.folder import ImageFolder, ImageList
 from ldm.data.imagenet import ImageNetSRTrain, ImageNetTrain, ImageNetValidation
+from ldm.data.layouts import Layouts
 from ldm.data.lsun import LSUNBedroomsTrain, LSUNCatsValidation
 from ldm.data.module import Keyed, collate
 from ldm.data.shapes import ShapesDataset
@@ -22,6 +25,7 @@ CONTRACT = {
     "segmentation": (np.ndarray, np.int64, 2),
     "boxes": (np.ndarray, np.float32, 2),
     "box_classes": (np.ndarray, np.int64, 1),
+    "layout": (np.ndarray, np.float32, 2),
     "class_label": (int, None, None),
     "sample_id": (int, None, None),
     "caption": (str, None, None),
@@ -35,6 +39,14 @@ CONTRACT = {
 
 def shapes(root):
     return ShapesDataset(16, [1, 2, 3], length=4)
+
+
+def layouts(root):
+    return Layouts(ShapesDataset(16, [1, 2, 3], length=4))
+
+
+def coco(root):
+    return CocoBoxes(root / "captions", root / "boxes.json", 16, flip_p=0.5)
 
 
 def folder(root):
@@ -87,8 +99,8 @@ def both_faces(root):
 
 
 MAKERS = [
-    shapes, folder, captioned, arrays, file_list, imagenet, imagenet_validation, super_resolution,
-    bedrooms, cats, celebahq, ffhq, both_faces,
+    shapes, layouts, coco, folder, captioned, arrays, file_list, imagenet, imagenet_validation,
+    super_resolution, bedrooms, cats, celebahq, ffhq, both_faces,
 ]  # fmt: skip
 
 
@@ -108,6 +120,13 @@ def root(tmp_path_factory):
         values = np.random.default_rng(number).random((32, 48, 13))
         np.save(place / f"arrays/{number}.npy", values)
     (place / "list.txt").write_text("captions/0.png\nclasses/cat/a.jpg\n")
+    images = [
+        {"id": number, "file_name": f"{number}.png", "width": 48, "height": 32}
+        for number in range(4)
+    ]
+    boxes = [{"image_id": n, "category_id": 3, "bbox": [10, 2, 20, 9 + n]} for n in range(4)]
+    data = {"images": images, "annotations": boxes, "categories": [{"id": 3, "name": "dog"}]}
+    (place / "boxes.json").write_text(json.dumps(data))
     return place
 
 

@@ -3,9 +3,11 @@
 import pytest
 import torch
 
+from ldm.data.layouts import layout_picture
 from ldm.diffusion.objective import Objective
 from ldm.diffusion.schedule import RectifiedFlow
 from ldm.models.diffusion.previews import text_image
+from ldm.tensor import to_uint8
 from tests.models.diffusion_models import (
     ATTENDING,
     batch,
@@ -134,6 +136,19 @@ def test_a_map_is_shown_as_it_is_and_one_channel_of_a_wide_one():
     shown = model.log_images(batch(2) | {"map": wide}, steps=2)
     assert torch.equal(shown["conditioning_map"], wide[..., :1].permute(0, 3, 1, 2))
     assert "conditioning_class" in shown
+
+
+def test_a_layout_is_shown_as_a_picture_of_its_boxes():
+    tau = {
+        "target": "ldm.conditioning.layout.LayoutEmbedder",
+        "params": {"n_embed": 8, "n_layer": 1, "num_classes": 3, "max_objects": 2},
+    }
+    model = latent(by_class(cond_stage_config=tau, cond_stage_key="layout"))
+    layouts = [torch.tensor([[2.0, 0, 0, 0.5, 0.5]]), torch.empty(0, 5)]
+    shown = model.log_images(batch(2) | {"layout": layouts}, steps=2)["conditioning_layout"]
+    assert shown.shape == (2, 3, 128, 128)
+    assert (to_uint8(shown)[0].numpy() == layout_picture(layouts[0], 128, 128)).all()
+    assert (shown[1] == 1).all()
 
 
 def continuous():
