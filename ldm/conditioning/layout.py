@@ -97,8 +97,9 @@ class LayoutTokens:
         filled = pad_sequence([*tokens, empty], batch_first=True, padding_value=self.none)[:-1]
         if not self.with_crop:
             return filled.flatten(1)
-        corners = self._cells(filled.new_tensor([[0, 0], [1, 1]], dtype=torch.float64))
-        return torch.cat([filled.flatten(1), corners.expand(len(filled), -1)], dim=1)
+        corners = (self.first_cell, self.first_cell + self.sections**2 - 1)
+        crop = [filled.new_full((len(filled), 1), corner) for corner in corners]
+        return torch.cat([filled.flatten(1), *crop], dim=1)
 
     def _largest(self, layout: Tensor) -> Tensor:
         if len(layout) <= self.max_objects:
@@ -149,7 +150,6 @@ class LayoutEmbedder(TransformerEmbedder):
         vocab_size: Positive = 8192,
         max_objects: Positive = 30,
         published: bool = False,
-        embedding_dropout: float = 0.0,
         key: str | None = None,
         drop_rate: float = 0.0,
     ) -> None:
@@ -162,7 +162,6 @@ class LayoutEmbedder(TransformerEmbedder):
             n_layer,
             vocab_size,
             tokens.length,
-            embedding_dropout=embedding_dropout,
             key=key,
             drop_rate=drop_rate,
         )

@@ -205,7 +205,7 @@ def test_a_picture_is_drawn_again_from_its_record(runs, tmp_path, caplog_ldm):
         (["large.json"], "large.json: object 1: box [0.5, 0, 1, 1]; expected left, top"),
         (["label.json"], "label.json: object 1: label 24; expected a whole number 0 to 23"),
         (["kind.json"], "kind.json: object 1: label 3.5; expected a whole number, or the name"),
-        (["name.json"], "'red cirle' is none of the 24 classes; did you mean 'red circle'?"),
+        (["name.json"], "'redcircle' is none of the 24 classes; did you mean 'red circle'?"),
         (["coco.json"], "coco.json: annotation 0: box [30.0, 0.0, 20.0, 5.0] in pixels"),
         (["alien.json"], "alien.json: label 'cat' is none of the 24 classes"),
         (["--boxes", ";"], "--boxes: holds no objects"),
@@ -234,7 +234,7 @@ def test_what_cannot_be_drawn_is_explained(
         "large": [good, {**good, "box": [0.5, 0, 1, 1]}],
         "label": [good, {**good, "label": 24}],
         "kind": [good, {**good, "label": 3.5}],
-        "name": [good, {**good, "label": "red cirle"}],
+        "name": [good, {**good, "label": "redcircle"}],
         "coco": COCO | {"annotations": [{**COCO["annotations"][0], "bbox": [30, 0, 20, 5]}]},
         "alien": COCO | {"categories": [{"id": 9, "name": "bird"}, {"id": 4, "name": "cat"}]},
     }
