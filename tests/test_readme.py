@@ -24,6 +24,8 @@ JUDGES = {
     "compare_trainings": "table.md",
     "latent_stats": "",
 }
+# scripts that draw a kind of model alone
+KINDS = {"scripts/txt2img.py": "TEXT", "scripts/layout2img.py": "LAYOUT"}
 SHORT = ["--max_steps", "1", "--limit_val_batches", "1", "--num_sanity_val_steps", "0"]
 
 
@@ -146,11 +148,12 @@ def test_the_commands_of_every_page_work_from_top_to_bottom(tmp_path, monkeypatc
     reader = Reader(tmp_path)
     reader.train(["-t", "-b", "configs/tiny/ldm-text.yaml"], name="TEXT")
     reader.train(["-t", "-b", "configs/tiny/ldm-class.yaml"], name="CLASS")
+    reader.train(["-t", "-b", "configs/tiny/ldm-layout.yaml"], name="LAYOUT")
     reader.train(["-t", "-b", "configs/tiny/autoencoder-vq.yaml"], name="OTHER")
     for page, words in ALL:
         if words[0] == "make" or is_for_gpus(words):
             continue
         # where a page leaves the run open, it is one that the command is for
-        kind = "TEXT" if "txt2img.py" in words[1] else "CLASS" if "--classes" in words else "SECOND"
+        kind = KINDS.get(words[1]) or ("CLASS" if "--classes" in words else "SECOND")
         reader.run([re.sub(r"^RUN$", f"logs/{kind}", word) for word in words])
         assert page
