@@ -24,8 +24,6 @@ JUDGES = {
     "compare_trainings": "table.md",
     "latent_stats": "",
 }
-# scripts that draw a kind of model alone
-KINDS = {"scripts/txt2img.py": "TEXT", "scripts/layout2img.py": "LAYOUT"}
 SHORT = ["--max_steps", "1", "--limit_val_batches", "1", "--num_sanity_val_steps", "0"]
 
 
@@ -154,6 +152,7 @@ def test_the_commands_of_every_page_work_from_top_to_bottom(tmp_path, monkeypatc
         if words[0] == "make" or is_for_gpus(words):
             continue
         # where a page leaves the run open, it is one that the command is for
-        kind = KINDS.get(words[1]) or ("CLASS" if "--classes" in words else "SECOND")
+        by_script = {"scripts/txt2img.py": "TEXT", "scripts/layout2img.py": "LAYOUT"}
+        kind = by_script.get(words[1], "CLASS" if "--classes" in words else "SECOND")
         reader.run([re.sub(r"^RUN$", f"logs/{kind}", word) for word in words])
         assert page
