@@ -33,8 +33,15 @@ RENAMED = {
     "pytorch_lightning.loggers.TestTubeLogger": "pytorch_lightning.loggers.TensorBoardLogger",
 }
 
+_BOXES = (
+    "use ldm.data.layouts.Layouts around ldm.data.coco.CocoBoxes, and in place of BERTEmbedder "
+    "ldm.conditioning.layout.LayoutEmbedder with published: true (docs/data.md, Boxes)"
+)
+
 # prefix of a target that was published without its code -> what to use in its place
 NOT_RELEASED = {
+    "ldm.data.openimages.OpenImagesBBoxTrain": _BOXES,
+    "ldm.data.openimages.OpenImagesBBoxValidation": _BOXES,
     "ldm.data.openimages": (
         "point ldm.data.folder.ImageFolder at your copy of the images "
         "(params: {root: DIR, size: 256})"

@@ -145,7 +145,7 @@ def _of_coco(
         log.info("%s: %d images without objects are left out", path, count)
     for image in filled:
         try:
-            labels = [_label(name, lambda: known) for name in image.names]
+            labels = [_place(name, known) for name in image.names]
         except ValueError as error:
             raise ConfigError(f"{path}: {error}") from error
         rows = [[label, *box] for label, box in zip(labels, image.boxes, strict=True)]
@@ -160,11 +160,16 @@ def _label(value: Any, names: Names) -> int:
         raise ValueError(f"label {value!r}; expected a whole number, or the name of a class")
     if value.isdecimal():
         return int(value)
-    known = list(names())
+    known = names()
     if not known:
         raise ValueError(
             f"label {value!r}: the names of this model's classes are not known; give numbers"
         )
+    return _place(value, known)
+
+
+def _place(value: str, known: Sequence[str]) -> int:
+    """The label of a class by its name; ValueError for a name that is not known."""
     if value not in known:
         raise ValueError(
             f"label {value!r} is none of the {len(known)} classes{did_you_mean(value, known)}"
