@@ -12,6 +12,7 @@ from ldm.data.imagenet import ImageNetSRTrain, ImageNetTrain, ImageNetValidation
 from ldm.data.lsun import LSUNBedroomsTrain, LSUNCatsValidation
 from ldm.data.module import Keyed, collate
 from ldm.data.shapes import ShapesDataset
+from ldm.data.superres import SuperResolution
 from ldm.tensor import to_image_tensor
 from tests.data.photographs import gradient
 
@@ -65,6 +66,14 @@ def super_resolution(root):
     return ImageNetSRTrain(16, "pil_bicubic", data_root=str(root / "imagenet"))
 
 
+def superres_of_shapes(root):
+    return SuperResolution(shapes(root))
+
+
+def superres_of_folder(root):
+    return SuperResolution(folder(root), 2, "area")
+
+
 def bedrooms(root):
     return LSUNBedroomsTrain(data_root=str(root / "captions"), size=16)
 
@@ -88,7 +97,7 @@ def both_faces(root):
 
 MAKERS = [
     shapes, folder, captioned, arrays, file_list, imagenet, imagenet_validation, super_resolution,
-    bedrooms, cats, celebahq, ffhq, both_faces,
+    superres_of_shapes, superres_of_folder, bedrooms, cats, celebahq, ffhq, both_faces,
 ]  # fmt: skip
 
 
