@@ -1,4 +1,4 @@
-"""Pairs for super-resolution: each image of another data set, and the same at a lower resolution."""
+"""Pairs for super-resolution: images of another data set, and the same at a lower resolution."""
 
 from __future__ import annotations
 
