@@ -6,6 +6,7 @@ import torch
 from ldm.diffusion.objective import Objective
 from ldm.diffusion.schedule import RectifiedFlow
 from ldm.models.diffusion.previews import text_image
+from ldm.tensor import to_uint8
 from tests.models.diffusion_models import (
     ATTENDING,
     batch,
@@ -134,6 +135,23 @@ def test_a_map_is_shown_as_it_is_and_one_channel_of_a_wide_one():
     shown = model.log_images(batch(2) | {"map": wide}, steps=2)
     assert torch.equal(shown["conditioning_map"], wide[..., :1].permute(0, 3, 1, 2))
     assert "conditioning_class" in shown
+
+
+def test_a_low_resolution_image_is_shown_as_large_as_the_others():
+    identity = {"target": "torch.nn.Identity"}
+    model = latent(
+        first_stage_config=kl(),
+        cond_stage_config=identity,
+        cond_stage_key="LR_image",
+        unet_config=unet(in_channels=6),
+        conditioning_key="concat",
+    )
+    small = torch.randint(256, (2, 4, 4, 3), dtype=torch.uint8)
+    shown = model.log_images(batch(2, side=8) | {"LR_image": small}, steps=2)
+    found = shown["conditioning_LR_image"]
+    assert found.shape == shown["inputs"].shape == (2, 3, 8, 8)
+    repeated = small.repeat_interleave(2, dim=1).repeat_interleave(2, dim=2)
+    assert torch.equal(to_uint8(found), repeated)
 
 
 def continuous():
