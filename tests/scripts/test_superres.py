@@ -16,6 +16,7 @@ from ldm.data.shapes import ShapesDataset
 from ldm.data.superres import low_resolution
 from tests.cli.runs import pixels, script, second_stage, trained, unconditional, write
 from tests.models.first_stages import perceptual_network
+from tests.reference_configs import published_config
 
 pytestmark = pytest.mark.slow
 
@@ -156,6 +157,17 @@ def test_a_grey_image_becomes_one_of_colours(runs, tmp_path):
     assert np.array_equal(*drawn)
 
 
+def test_a_large_image_is_drawn_in_windows(runs, tmp_path):
+    save(tmp_path / "a.png", 12, 8)
+    drawn = {}
+    for name, tile in (("none", []), ("whole", [24, 16]), ("parts", [16, 16])):
+        words = ["--tile", *tile] if tile else []
+        assert superres(runs["x2"], tmp_path / "a.png", *words, "--out", tmp_path / name) == 0
+        drawn[name] = pixels(tmp_path / name / "00000.png").astype(int)
+    assert np.abs(drawn["whole"] - drawn["none"]).max() <= 1, "one window is the image itself"
+    assert not np.array_equal(drawn["parts"], drawn["none"])
+
+
 @pytest.mark.parametrize(
     ("stages", "multiplier", "factor"), [(1, 2, 4), (2, 2, 8), (1, 0.5, 1), (1, 1.5, 3)]
 )
@@ -163,6 +175,12 @@ def test_the_factor_is_the_first_stages_times_the_encoders(stages, multiplier, f
     config = enlarging(stages=stages)["model"]
     config["params"]["cond_stage_config"]["params"]["multiplier"] = multiplier
     assert factor_of(instantiate_model(config)) == factor
+
+
+def test_the_published_model_enlarges_four_times():
+    with torch.device("meta"):
+        model = instantiate_model(published_config("ldm_bsr_sr")["model"])
+    assert factor_of(model) == 4
 
 
 def test_a_factor_that_is_no_whole_number_is_named():
@@ -212,6 +230,18 @@ def test_lpips_guides_as_well(runs, tmp_path, lpips_weights):
         pair = [torch.tensor(each).permute(2, 0, 1)[None] / 127.5 - 1 for each in (target, found)]
         distances.append(float(perceptual_network()(*pair)))
     assert distances[1] < distances[0]
+
+
+@pytest.mark.parametrize("guide", ["l2", "lpips"])
+def test_guidance_goes_with_products_in_half_precision(runs, tmp_path, lpips_weights, guide):
+    scene(tmp_path / "low.png")
+    words = [guide, "--lpips-weights", lpips_weights] if guide == "lpips" else [guide]
+    drawn = [
+        guided(runs["plain"], tmp_path / "low.png", tmp_path / each, *words, "--precision", each)
+        for each in ("fp32", "bf16")
+    ]
+    apart = np.abs(drawn[0].astype(int) - drawn[1]).mean()
+    assert 0 < apart < 4
 
 
 def test_the_factor_of_a_guide_is_a_flag(runs, tmp_path):

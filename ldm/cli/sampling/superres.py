@@ -119,10 +119,12 @@ the small image and its own image made small (l2), or by LPIPS (lpips)."""
 
     def _loss(self, low: Tensor, size: tuple[int, int]) -> Callable[[Tensor], Tensor]:
         """What guides towards images whose small versions are `low` (B, C, h, w)."""
+        # float32: under autocast images are bfloat16, which no antialiased resize takes on a CPU
         if (lpips := self.lpips) is None:
-            return LowResolution(low)
+            distance = LowResolution(low)
+            return lambda images: distance(images.float())
         target = F.interpolate(low, size=size, mode="bicubic").clamp(-1, 1)
-        return lambda images: lpips(target, images).flatten()
+        return lambda images: lpips(target, images.float()).flatten()
 
 
 def factor_of(model: Any) -> int:
