@@ -27,6 +27,7 @@ TWINS = {
     "tiny/ldm-text": "tiny/autoencoder-kl",
     "tiny/ldm-layout": "tiny/autoencoder-kl",
     "tiny/ldm-vq": "tiny/autoencoder-vq",
+    "tiny/ldm-superres": "tiny/autoencoder-kl",
     "tiny/classifier": "tiny/autoencoder-vq",
     "classifier-cin-f4": "autoencoder/vq-f4",
     "quickstart/ldm": "quickstart/autoencoder",

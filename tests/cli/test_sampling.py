@@ -115,7 +115,7 @@ def test_a_model_is_drawn_by_the_script_that_gives_what_it_reads(encoders, scrip
     require_script(f"scripts/{script}.py", model)
     is_told = script in ("sample", "txt2img")
     for other in ("sample", "txt2img", "img2img", "inpaint", "superres", "layout2img", "semantic"):
-        if other != script and not (is_told and other in ("img2img", "inpaint")):
+        if other != script and not (is_told and other in ("img2img", "inpaint", "superres")):
             with pytest.raises(ConfigError, match=f"draw it with scripts/{script}.py"):
                 require_script(f"scripts/{other}.py", model)
 

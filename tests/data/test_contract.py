@@ -15,6 +15,7 @@ from ldm.data.layouts import Layouts
 from ldm.data.lsun import LSUNBedroomsTrain, LSUNCatsValidation
 from ldm.data.module import Keyed, collate
 from ldm.data.shapes import ShapesDataset
+from ldm.data.superres import SuperResolution
 from ldm.tensor import to_image_tensor
 from tests.data.photographs import gradient
 
@@ -77,6 +78,14 @@ def super_resolution(root):
     return ImageNetSRTrain(16, "pil_bicubic", data_root=str(root / "imagenet"))
 
 
+def superres_of_shapes(root):
+    return SuperResolution(shapes(root))
+
+
+def superres_of_folder(root):
+    return SuperResolution(folder(root), 2, "area")
+
+
 def bedrooms(root):
     return LSUNBedroomsTrain(data_root=str(root / "captions"), size=16)
 
@@ -100,7 +109,8 @@ def both_faces(root):
 
 MAKERS = [
     shapes, layouts, coco, folder, captioned, arrays, file_list, imagenet, imagenet_validation,
-    super_resolution, bedrooms, cats, celebahq, ffhq, both_faces,
+    super_resolution, superres_of_shapes, superres_of_folder, bedrooms, cats, celebahq, ffhq,
+    both_faces,
 ]  # fmt: skip
 
 

@@ -151,6 +151,23 @@ def test_a_layout_is_shown_as_a_picture_of_its_boxes():
     assert (shown[1] == 1).all()
 
 
+def test_a_low_resolution_image_is_shown_as_large_as_the_others():
+    identity = {"target": "torch.nn.Identity"}
+    model = latent(
+        first_stage_config=kl(),
+        cond_stage_config=identity,
+        cond_stage_key="LR_image",
+        unet_config=unet(in_channels=6),
+        conditioning_key="concat",
+    )
+    small = torch.randint(256, (2, 4, 4, 3), dtype=torch.uint8)
+    shown = model.log_images(batch(2, side=8) | {"LR_image": small}, steps=2)
+    found = shown["conditioning_LR_image"]
+    assert found.shape == shown["inputs"].shape == (2, 3, 8, 8)
+    repeated = small.repeat_interleave(2, dim=1).repeat_interleave(2, dim=2)
+    assert torch.equal(to_uint8(found), repeated)
+
+
 def continuous():
     """A model of continuous times."""
     params = parameters(schedule_config=RectifiedFlow(), objective_config=Objective("flow"))

@@ -47,7 +47,7 @@ _SCRIPTS: dict[Kind, str] = {
 }
 _FROM_PYTHON = "`model.sample` from Python (docs/sampling.md)"
 # scripts that are given images, and draw with any model that is told captions, labels or nothing
-_OF_IMAGES = ("scripts/img2img.py", "scripts/inpaint.py")
+_OF_IMAGES = ("scripts/img2img.py", "scripts/inpaint.py", "scripts/superres.py")
 
 
 def kind_of(part: Part) -> Kind:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
+from torch.nn import functional as F
 
 from ldm.data.layouts import layout_picture
 from ldm.diffusion.draws import normal_like
@@ -77,8 +78,8 @@ def _conditions(model: DDPM, batch: Mapping[str, Any], images: Tensor) -> dict[s
             pictures[f"conditioning_{part.key}"] = _layouts(value, images)
         elif isinstance(value, Tensor) and value.ndim == 4:
             shown = to_image_tensor(value)
-            pictures[f"conditioning_{part.key}"] = (
-                shown if shown.shape[1] in (1, 3) else shown[:, :1]
+            pictures[f"conditioning_{part.key}"] = _as_large_as(
+                images, shown if shown.shape[1] in (1, 3) else shown[:, :1]
             )
         elif value is not None and part.key != model.first_stage_key:
             texts = [str(each) for each in (value.tolist() if isinstance(value, Tensor) else value)]
@@ -115,3 +116,11 @@ def text_image(texts: Sequence[str], size: int) -> Tensor:
         ImageDraw.Draw(page).multiline_text((2, 2), "\n".join(lines), fill="black")
         pages.append(np.asarray(page))
     return to_image_tensor(torch.from_numpy(np.stack(pages)))
+
+
+def _as_large_as(images: Tensor, shown: Tensor) -> Tensor:
+    """Pictures (B, C, h, w), each pixel repeated where they are smaller than the images."""
+    height, width = images.shape[-2:]
+    if shown.shape[-2] >= height or shown.shape[-1] >= width:
+        return shown
+    return F.interpolate(shown, size=(height, width), mode="nearest")

@@ -1,0 +1,112 @@
+"""Pairs for super-resolution: images of another data set, and the same at a lower resolution."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+
+from ldm.config import ConfigError, build
+from ldm.data.transforms import Interpolation, resize
+from ldm.ranges import Positive
+from ldm.spelling import require_known
+
+__all__ = ["Method", "SuperResolution", "low_resolution"]
+
+Method = Literal["bicubic", "area", "nearest", "lanczos", "bilinear"]
+
+_FILTERS: dict[Method, Interpolation] = {
+    "bicubic": "bicubic",
+    "area": "box",
+    "nearest": "nearest",
+    "lanczos": "lanczos",
+    "bilinear": "bilinear",
+}
+
+
+def low_resolution(
+    image: NDArray[Any], factor: Positive = 4, method: Method = "bicubic"
+) -> NDArray[Any]:
+    """An image (H, W, C) at 1 / factor of its size, (H / factor, W / factor, C), of the same type.
+
+    Bicubic is the degradation of SR3 (arXiv:2104.07636) and of section 4.4 of latent diffusion
+    (arXiv:2112.10752). The filters are Pillow's, on numbers as they are stored (no gamma); all are
+    antialiased but `nearest`; uint8 is rounded and what a filter overshoots is clipped.
+
+    Raises ConfigError for a side that the factor does not divide, and for an unknown method.
+    """
+    require_known("method", method, get_args(Method))
+    height, width = image.shape[:2]
+    if factor < 1 or height % factor or width % factor:
+        raise ConfigError(
+            f"factor: {factor}; expected a divisor of both sides of the images, which are "
+            f"{height} x {width} pixels"
+        )
+    return resize(image, height // factor, width // factor, _FILTERS[method])
+
+
+class SuperResolution(Dataset[dict[str, Any]]):
+    """The images of another data set, each with a low-resolution copy of itself.
+
+    source: the data set, as a configuration (`target`, `params`) or an object; its `image` is
+        (H, W, C), uint8 in 0..255 or float32 in [-1, 1].
+    factor: how many pixels of a side become one.
+    method: how, see `low_resolution`; `area` is the mean of factor x factor pixels.
+
+    An item holds what the source's does and `LR_image` (H / factor, W / factor, C), of the same
+    type. It is made of the image as the source yields it: cut and mirrored alike.
+
+    Raises ConfigError for sides that the factor does not divide, and for a source that has an
+    `LR_image` of its own, or no image.
+    """
+
+    def __init__(
+        self,
+        source: Mapping[str, Any] | Dataset[dict[str, Any]],
+        factor: Positive = 4,
+        method: Method = "bicubic",
+    ) -> None:
+        self.source = build(source, path="source")
+        self.factor, self.method = factor, method
+        first = self.source[0]
+        if "image" not in first or "LR_image" in first:
+            raise ConfigError(
+                f"source: {type(self.source).__name__} yields {', '.join(sorted(first))}; expected "
+                "an image, and no LR_image"
+            )
+        self._with_low(first)
+
+    @property
+    def class_names(self) -> Sequence[str]:
+        """Those of the source; none where it has none."""
+        names: Sequence[str] = getattr(self.source, "class_names", ())
+        return names
+
+    def adopt_classes(self, names: Sequence[str]) -> None:
+        """Number the classes as another set does; ConfigError if the source cannot."""
+        if not hasattr(self.source, "adopt_classes"):
+            raise ConfigError(
+                f"source: the classes of {type(self.source).__name__} are {self.class_names}, and "
+                f"cannot be numbered as {names}"
+            )
+        self.source.adopt_classes(names)
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """The item with the random choices of the source's own."""
+        return self._with_low(self.source[index])
+
+    def item(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
+        """The sample at `index`, with the source's random choices drawn from `rng`."""
+        makes_choices = hasattr(self.source, "item")
+        found = self.source.item(index, rng) if makes_choices else self.source[index]
+        return self._with_low(found)
+
+    def _with_low(self, found: Mapping[str, Any]) -> dict[str, Any]:
+        low = low_resolution(found["image"], self.factor, self.method)
+        return {**found, "LR_image": low}
