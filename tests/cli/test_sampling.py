@@ -1,5 +1,6 @@
 """What the sampling scripts draw, and with which sampler."""
 
+import argparse
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,8 +9,9 @@ import torch
 from PIL import Image
 
 from ldm.cli.exits import exit_code
-from ldm.cli.sampling.entries import batch_of, captioned, labelled, read_captions
+from ldm.cli.sampling.entries import batch_of, captioned, labelled, read_captions, require_script
 from ldm.cli.sampling.flags import check_flags, sampling_parser
+from ldm.cli.sampling.told import add_told, told
 from ldm.conditioning.base import Embedder
 from ldm.conditioning.labels import ClassEmbedder
 from ldm.conditioning.spatial import SpatialRescaler
@@ -34,6 +36,8 @@ def conditioned(*encoders):
     for key in ("cond_stage_key", "conditioning_key"):
         del params[key]
     params["cond_stage_config"] = list(encoders)
+    if all(each.slot == "concat" for each in encoders):
+        params["unet_config"]["params"] |= {"use_spatial_transformer": False, "context_dim": None}
     widths = [each.embed_dim for each in encoders if each.slot == "concat"]
     params["unet_config"]["params"]["in_channels"] += sum(widths)
     return built(config)
@@ -49,12 +53,12 @@ class Letters(Embedder):
         return torch.tensor([[[float(len(text))] * 16] for text in value])
 
 
-def tokens():
-    return BERTEmbedder(16, 1, 32, 12, use_tokenizer=False, key="layout")
+def tokens(key="ids"):
+    return BERTEmbedder(16, 1, 32, 12, use_tokenizer=False, key=key)
 
 
-def segmentation():
-    return SpatialRescaler(in_channels=3, out_channels=3, key="segmentation")
+def spatial(key):
+    return SpatialRescaler(in_channels=3, out_channels=3, key=key)
 
 
 def labels(key, classes=25):
@@ -78,19 +82,53 @@ def test_encoders_that_share_their_labels_are_drawn_from_the_labels_of_both():
 @pytest.mark.parametrize(
     ("encoders", "named"),
     [
-        ([tokens()], "layout (BERTEmbedder)"),
-        ([Letters(key="a"), segmentation()], "a (Letters) and segmentation (SpatialRescaler)"),
+        ([tokens()], "ids (BERTEmbedder)"),
         ([labels("a"), labels("b")], "a (ClassEmbedder) and b (ClassEmbedder)"),
         ([labels("a"), Letters(key="b")], "a (ClassEmbedder) and b (Letters)"),
     ],
 )
 def test_what_no_script_draws_is_drawn_from_python(encoders, named):
     model = conditioned(*encoders)
-    for entries in (lambda: captioned(model, ["a"]), lambda: labelled(model, [1], 1)):
+    for script in ("sample", "txt2img", "img2img", "inpaint", "semantic"):
         with pytest.raises(ConfigError) as error:
-            entries()
+            require_script(f"scripts/{script}.py", model)
         assert f"draws from {named}; draw it with `model.sample`" in str(error.value)
         assert "docs/sampling.md" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("encoders", "script"),
+    [
+        ([labels("class_label"), labels("class_label")], "sample"),
+        ([Letters(key="a"), Letters(key="b")], "txt2img"),
+        ([spatial("segmentation")], "semantic"),
+        ([Letters(key="a"), labels("b"), spatial("segmentation")], "semantic"),
+        ([spatial("LR_image")], "superres"),
+        ([spatial("masked_image"), spatial("mask")], "inpaint"),
+        ([tokens("coordinates_bbox")], "layout2img"),
+    ],
+)
+def test_a_model_is_drawn_by_the_script_that_gives_what_it_reads(encoders, script):
+    model = conditioned(*encoders)
+    require_script(f"scripts/{script}.py", model)
+    is_told = script in ("sample", "txt2img")
+    for other in ("sample", "txt2img", "img2img", "inpaint", "superres", "layout2img", "semantic"):
+        if other != script and not (is_told and other in ("img2img", "inpaint")):
+            with pytest.raises(ConfigError, match=f"draw it with scripts/{script}.py"):
+                require_script(f"scripts/{other}.py", model)
+
+
+def test_a_model_of_a_map_is_told_captions_and_classes_too():
+    model = conditioned(Letters(key="a"), labels("b"), spatial("segmentation"))
+    parser = argparse.ArgumentParser()
+    add_told(parser)
+    assert told(model, parser.parse_args(["--prompt", "x", "--class", "3"])) == {"a": "x", "b": 3}
+    for words, expected in (
+        (["--class", "3"], "--prompt is needed"),
+        (["--prompt", "x"], "--class is needed"),
+    ):
+        with pytest.raises(ConfigError, match=expected):
+            told(model, parser.parse_args(words))
 
 
 @dataclass

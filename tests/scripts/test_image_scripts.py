@@ -139,7 +139,7 @@ def test_previews_show_how_an_image_came_about(runs, tmp_path, kind):
         ("img2img", ["small.png"], "small.png: 2 x 2 pixels, expected 4 x 4 or more"),
         ("img2img", ["a.png", "--strength", 0], "--strength 0.0: expected more than 0"),
         ("img2img", ["a.png", "--strength", "nan"], "--strength nan"),
-        ("img2img", ["a.png", "--prompt", "a"], "draws from class_label"),
+        ("img2img", ["a.png", "--prompt", "a"], "without captions"),
         ("img2img", ["a.png"], "--class is needed"),
         ("inpaint", ["a.png", "--class", 3], "there is no a_mask.png beside it"),
         ("inpaint", ["a.png", "--class", 3, "--mask", "none.png"], "--mask none.png: no such file"),

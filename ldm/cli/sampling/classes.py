@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ldm.cli.running import check_least
 from ldm.cli.sampling.classifier import load_classifier
-from ldm.cli.sampling.entries import Item, labelled
+from ldm.cli.sampling.entries import Item, labelled, require_script
 from ldm.cli.sampling.task import Given, Task
 from ldm.config import ConfigError
 from ldm.diffusion.denoiser import Denoiser
@@ -52,6 +52,7 @@ python scripts/sample.py logs/RUN --classes 3 --classifier logs/CLASSIFIER"""
 
     def items(self, model: Any, args: argparse.Namespace) -> list[Item]:
         """Labels, or nothing."""
+        require_script("scripts/sample.py", model)
         if self.classifier is None:
             return labelled(model, args.classes, args.n)
         if args.classes is None:

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from ldm.cli.sampling.entries import Item
+from ldm.cli.sampling.entries import Item, require_script
 from ldm.cli.sampling.inputs import image_items, images_of
 from ldm.cli.sampling.task import Given, Task
 from ldm.cli.sampling.told import add_told, told
@@ -36,6 +36,7 @@ python scripts/img2img.py logs/RUN sketches/ --prompt "a red circle" --strength 
 
     def items(self, model: Any, args: argparse.Namespace) -> list[Item]:
         """Each image as often as asked."""
+        require_script("scripts/img2img.py", model)
         if not 0 < args.strength <= 1:
             raise ConfigError(f"--strength {args.strength}: expected more than 0, at most 1")
         words = [*args.images, *([args.init_img] if args.init_img else [])]

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ldm.cli.sampling.entries import Item
+from ldm.cli.sampling.entries import Item, require_script
 from ldm.cli.sampling.inputs import image_items, images_of, masks_of
 from ldm.cli.sampling.task import Given, Images, Task
 from ldm.cli.sampling.told import add_told, told
@@ -44,6 +44,7 @@ What is white in a mask is drawn. Known pixels are those of the image, to the la
 
     def items(self, model: Any, args: argparse.Namespace) -> list[Item]:
         """Each image with its mask, as often as asked."""
+        require_script("scripts/inpaint.py", model)
         words = [*args.images, *([args.indir] if args.indir else [])]
         if not words:
             raise ConfigError("no images: name files or directories after RUN")

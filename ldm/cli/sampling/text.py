@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from ldm.cli.sampling.entries import Item, captioned, read_captions
+from ldm.cli.sampling.entries import Item, captioned, read_captions, require_script
 from ldm.cli.sampling.task import Task
 
 __all__ = ["TextToImage"]
@@ -30,5 +30,6 @@ python scripts/txt2img.py logs/RUN --from-file captions.txt --steps 30 --scale 3
 
     def items(self, model: Any, args: argparse.Namespace) -> list[Item]:
         """Captions of the command line, then those of the file."""
+        require_script("scripts/txt2img.py", model)
         captions = read_captions(args.prompt, args.from_file)
         return captioned(model, [text for text in captions for _ in range(args.n)])

@@ -1,11 +1,11 @@
-"""What an image-to-image script tells the model beside the image: captions, a class, nothing."""
+"""What a script tells the model beside what it is given: captions, a class, both or nothing."""
 
 from __future__ import annotations
 
 import argparse
 from typing import Any
 
-from ldm.cli.sampling.entries import Item, captioned, labelled
+from ldm.cli.sampling.entries import Item, captioned, kind_of, labelled
 from ldm.config import ConfigError
 
 __all__ = ["add_told", "told"]
@@ -20,11 +20,11 @@ def add_told(parser: argparse.ArgumentParser) -> None:
 
 
 def told(model: Any, args: argparse.Namespace) -> Item:
-    """The entries that the model reads; ConfigError unless the flags give what it needs."""
-    if args.prompt is not None and args.label is not None:
-        raise ConfigError("--prompt and --class: a model is told one of them")
-    if args.prompt is not None:
-        return captioned(model, [args.prompt])[0]
-    if any(part.embedder.reads == "text" for part in model.conditioner.parts):
+    """The captions and labels that the model reads; ConfigError unless the flags give these."""
+    is_captioned = any(kind_of(part) == "caption" for part in model.conditioner.parts)
+    if is_captioned and args.prompt is None:
         raise ConfigError("--prompt is needed: this model draws what captions say")
-    return labelled(model, None if args.label is None else [args.label], 1, "--class")[0]
+    if args.prompt is not None and not is_captioned:
+        raise ConfigError(f"--prompt {args.prompt!r}: this model was trained without captions")
+    captions = captioned(model, [args.prompt])[0] if is_captioned else {}
+    return captions | labelled(model, None if args.label is None else [args.label], 1, "--class")[0]
