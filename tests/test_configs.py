@@ -26,6 +26,8 @@ TWINS = {
     "tiny/ldm-class": "tiny/autoencoder-kl",
     "tiny/ldm-text": "tiny/autoencoder-kl",
     "tiny/ldm-vq": "tiny/autoencoder-vq",
+    "tiny/ldm-semantic": "tiny/autoencoder-vq",
+    "tiny/ldm-inpaint": "tiny/autoencoder-vq",
     "tiny/classifier": "tiny/autoencoder-vq",
     "classifier-cin-f4": "autoencoder/vq-f4",
     "quickstart/ldm": "quickstart/autoencoder",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,8 @@ class Wrapped(Dataset[dict[str, Any]], ABC):
 
     def __init__(self, source: Any) -> None:
         self.source = build(source, path="source")
-        if not hasattr(self.source, "__getitem__") or not hasattr(self.source, "__len__"):
+        is_data = hasattr(self.source, "__getitem__") and hasattr(self.source, "__len__")
+        if not is_data or isinstance(self.source, Mapping):
             found = type(self.source).__name__
             raise ConfigError(f"source: expected a data set, a target with params, got {found}")
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from ldm.data.maps import coloured
 from ldm.diffusion.objective import Objective
 from ldm.diffusion.schedule import RectifiedFlow
 from ldm.models.diffusion.previews import text_image
@@ -134,6 +135,20 @@ def test_a_map_is_shown_as_it_is_and_one_channel_of_a_wide_one():
     shown = model.log_images(batch(2) | {"map": wide}, steps=2)
     assert torch.equal(shown["conditioning_map"], wide[..., :1].permute(0, 3, 1, 2))
     assert "conditioning_class" in shown
+
+
+def test_a_map_of_labels_is_shown_in_the_colours_of_its_labels():
+    rescaler = {
+        "target": "ldm.conditioning.spatial.SpatialRescaler",
+        "params": {"n_stages": 0, "in_channels": 5, "out_channels": 2},
+    }
+    changes = {"cond_stage_config": rescaler, "cond_stage_key": "map"}
+    model = latent(**changes, unet_config=unet(in_channels=5))
+    labels = torch.arange(32).view(2, 4, 4) % 5
+    shown = model.log_images(batch(2) | {"map": labels}, steps=2)["conditioning_map"]
+    assert shown.shape == (2, 3, 4, 4)
+    expected = torch.from_numpy(coloured(labels.numpy())).permute(0, 3, 1, 2)
+    torch.testing.assert_close((shown + 1) * 127.5, expected.float())
 
 
 def continuous():

@@ -10,6 +10,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from ldm.data.maps import coloured
 from ldm.diffusion.draws import normal_like
 from ldm.ranges import Positive
 from ldm.samplers.base import Step
@@ -19,7 +20,7 @@ from ldm.types import Prediction
 if TYPE_CHECKING:
     from ldm.models.diffusion.ddpm import DDPM
 
-__all__ = ["previews", "text_image"]
+__all__ = ["map_picture", "previews", "text_image"]
 
 
 def previews(
@@ -35,9 +36,9 @@ def previews(
     """Pictures of one small batch, name to (B, C, H, W) in [-1, 1].
 
     inputs, reconstructions: what the first stage gets and gives back.  conditioning_<key>: each
-    entry that the model is told, texts as pictures.  samples: with the averaged weights, from the
-    same seeds every time.  samples_guided: with classifier-free guidance of `scale` (3 where the
-    model was trained for it), when there is a condition to follow.
+    entry that the model is told, texts as pictures and maps of labels in colours.  samples: with
+    the averaged weights, from the same seeds every time.  samples_guided: with classifier-free
+    guidance of `scale` (3 where the model was trained for it), when there is a condition to follow.
     denoise_row: estimates of x0 during sampling.  diffusion_row: inputs with more and more noise.
     """
     images = model.get_input(batch)
@@ -72,7 +73,9 @@ def _conditions(model: DDPM, batch: Mapping[str, Any], images: Tensor) -> dict[s
     pictures = {}
     for part in model.conditioner.parts:
         value = batch.get(part.key)
-        if isinstance(value, Tensor) and value.ndim == 4:
+        if isinstance(value, Tensor) and value.ndim == 3 and not value.is_floating_point():
+            pictures[f"conditioning_{part.key}"] = map_picture(value)
+        elif isinstance(value, Tensor) and value.ndim == 4:
             shown = to_image_tensor(value)
             pictures[f"conditioning_{part.key}"] = (
                 shown if shown.shape[1] in (1, 3) else shown[:, :1]
@@ -82,6 +85,11 @@ def _conditions(model: DDPM, batch: Mapping[str, Any], images: Tensor) -> dict[s
             size = max(images.shape[-1], 128)
             pictures[f"conditioning_{part.key}"] = text_image(texts, size)
     return pictures
+
+
+def map_picture(labels: Tensor) -> Tensor:
+    """Maps of labels (B, H, W) in colours: (B, 3, H, W) in [-1, 1]."""
+    return to_image_tensor(torch.from_numpy(coloured(labels.cpu().numpy()))).to(labels.device)
 
 
 def _diffusion_row(model: DDPM, z: Tensor, count: int = 8) -> Tensor:
