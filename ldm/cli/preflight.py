@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ldm.cli.preflight_classifier import check_class_count, check_example
+from ldm.cli.preflight_concatenated import check_concatenated
 from ldm.cli.preflight_first_stage import check_perceptual, check_precision, check_transforms
 from ldm.conditioning.labels import ClassEmbedder
 from ldm.config import ConfigError, did_you_mean, instantiate_model
@@ -125,6 +126,7 @@ def _checked_image(model: Any, data: Any, origin: str) -> Tensor:
     _check_images(model, image, origin)
     if isinstance(model, LatentClassifier):
         check_example(model, sample, image, origin)
+    check_concatenated(model, data, sample, origin)
     return image
 
 

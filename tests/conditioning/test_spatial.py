@@ -71,7 +71,9 @@ def test_a_dropped_map_has_no_labels():
 def test_the_null_of_guidance_is_the_map_unless_it_was_dropped_in_training():
     batch = {"map": LABELS}
     for rate, is_kept in ((0.0, True), (0.1, False)):
-        conditioner = Conditioner((Part(rescaler(out_channels=2, drop_rate=rate), "map", "concat"),))
+        conditioner = Conditioner(
+            (Part(rescaler(out_channels=2, drop_rate=rate), "map", "concat"),)
+        )
         null, cond = conditioner.null(batch).concat, conditioner(batch).concat
         assert torch.equal(null, cond) is is_kept
         assert bool((null == 0).all()) is not is_kept

@@ -10,7 +10,9 @@ from ldm.data.faces import CelebAHQTrain, FacesHQTrain, FFHQValidation
 from ldm.data.folder import ImageFolder, ImageList
 from ldm.data.imagenet import ImageNetSRTrain, ImageNetTrain, ImageNetValidation
 from ldm.data.lsun import LSUNBedroomsTrain, LSUNCatsValidation
+from ldm.data.maps import SemanticMaps
 from ldm.data.module import Keyed, collate
+from ldm.data.pairs import ImageMapFolder
 from ldm.data.shapes import ShapesDataset
 from ldm.tensor import to_image_tensor
 from tests.data.photographs import gradient
@@ -53,6 +55,15 @@ def file_list(root):
     return ImageList(root / "list.txt", size=16)
 
 
+def maps(root):
+    return SemanticMaps(ShapesDataset(16, length=3), 25)
+
+
+def pairs(root):
+    place = root / "pairs"
+    return ImageMapFolder(place, 16, num_labels=2, split="all", random_crop=True, flip_p=0.5)
+
+
 def imagenet(root):
     return ImageNetTrain({"size": 16}, str(root / "imagenet"))
 
@@ -88,7 +99,7 @@ def both_faces(root):
 
 MAKERS = [
     shapes, folder, captioned, arrays, file_list, imagenet, imagenet_validation, super_resolution,
-    bedrooms, cats, celebahq, ffhq, both_faces,
+    bedrooms, cats, celebahq, ffhq, both_faces, maps, pairs,
 ]  # fmt: skip
 
 
@@ -107,6 +118,9 @@ def root(tmp_path_factory):
     for number in range(3):
         values = np.random.default_rng(number).random((32, 48, 13))
         np.save(place / f"arrays/{number}.npy", values)
+    for part in ("images", "maps"):
+        (place / "pairs" / part).mkdir(parents=True)
+        Image.fromarray(gradient(32, 48)[..., 0] % 2).save(place / f"pairs/{part}/a.png")
     (place / "list.txt").write_text("captions/0.png\nclasses/cat/a.jpg\n")
     return place
 
