@@ -24,15 +24,29 @@ def check_concatenated(model: Any, data: Any, sample: Mapping[str, Any], origin:
     Raises ConfigError for more labels than an encoder knows, and for a condition that does not
     become as large as the latents.
     """
-    parts = getattr(getattr(model, "conditioner", None), "parts", ())
+    parts = [
+        part
+        for part in getattr(getattr(model, "conditioner", None), "parts", ())
+        if part.slot == "concat"
+    ]
+    if not parts:
+        return
+    image = torch.as_tensor(sample[model.first_stage_key])[None].to("meta")
+    z = model.encode(to_image_tensor(image))
+    widths = {model.first_stage_key: z.shape[1]}
     for part in parts:
-        if part.slot == "concat":
-            value = sample[part.key]
-            if not isinstance(value, np.ndarray | Tensor):
-                found = type(value).__name__
-                raise ConfigError(f"{origin}: {part.key!r} is of type {found}; expected an array")
-            _check_labels(part, data, torch.as_tensor(value), origin)
-            _check_size(model, part, torch.as_tensor(value), sample, origin)
+        value = sample[part.key]
+        if not isinstance(value, np.ndarray | Tensor):
+            found = type(value).__name__
+            raise ConfigError(f"{origin}: {part.key!r} is of type {found}; expected an array")
+        _check_labels(part, data, torch.as_tensor(value), origin)
+        widths[part.key] = _checked_width(part, torch.as_tensor(value), z.shape[2:], origin)
+    expected = getattr(model.model.diffusion_model, "in_channels", None)
+    if expected is not None and expected != sum(widths.values()):
+        joined = " + ".join(f"{width} ({key})" for key, width in widths.items())
+        raise ConfigError(
+            f"model.params.unet_config.params.in_channels: {expected}, but {origin} gives {joined}"
+        )
 
 
 def _check_labels(part: Part, data: Any, value: Tensor, origin: str) -> None:
@@ -47,18 +61,15 @@ def _check_labels(part: Part, data: Any, value: Tensor, origin: str) -> None:
         )
 
 
-def _check_size(
-    model: Any, part: Part, value: Tensor, sample: Mapping[str, Any], origin: str
-) -> None:
+def _checked_width(part: Part, value: Tensor, cells: torch.Size, origin: str) -> int:
+    """Channels that a part gives; ConfigError where they are not of so many cells (h, w)."""
     encoder = f"which {type(part.embedder).__name__} encodes,"
     name = f"{origin}: {part.key!r} of shape {tuple(value.shape)}, {encoder}"
-    image = torch.as_tensor(sample[model.first_stage_key])[None]
     try:
-        cells = model.encode(to_image_tensor(image).to("meta")).shape[2:]
-        entry = part.read({part.key: value[None].to("meta")})
-        found = part.embedder.encode(entry).shape[2:]
+        encoded = part.embedder.encode(part.read({part.key: value[None].to("meta")}))
     except (RuntimeError, ValueError) as error:
         raise ConfigError(f"{name} does not fit it: {str(error).splitlines()[0]}") from error
-    if found != cells:
-        sizes = [" x ".join(map(str, each)) for each in (found, cells)]
+    if encoded.shape[2:] != cells:
+        sizes = [" x ".join(map(str, each)) for each in (encoded.shape[2:], cells)]
         raise ConfigError(f"{name} becomes {sizes[0]} cells, but what is diffused has {sizes[1]}")
+    return encoded.shape[1]

@@ -57,7 +57,7 @@ def read_map(path: Path) -> Labels:
         values = np.load(path, allow_pickle=False)
         if values.dtype.kind not in "iub":
             raise ValueError(f"holds {values.dtype}, expected integers, a label for each pixel")
-        return values.reshape(height, width).astype(np.int64)
+        return np.asarray(values.reshape(height, width), dtype=np.int64)
     with Image.open(path) as image:
         _require_labels(image)
         return np.asarray(image).astype(np.int64)

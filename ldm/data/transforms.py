@@ -64,7 +64,8 @@ def _picked(image: Pixels, height: int, width: int) -> Pixels:
         (2 * np.arange(wanted) + 1) * given // (2 * wanted)
         for given, wanted in zip(image.shape[:2], (height, width), strict=True)
     )
-    return image[rows[:, None], columns]
+    picked: Pixels = image[rows[:, None], columns]
+    return picked
 
 
 def _clipped(image: Pixels) -> Pixels:

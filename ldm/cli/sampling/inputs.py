@@ -98,8 +98,8 @@ def fitted(
     """The image (H, W, C) at a size: resized until it covers that, then its centre."""
     factor = max(height / image.shape[0], width / image.shape[1])
     if factor != 1:
-        covering = (round(side * factor) for side in image.shape[:2])
-        image = resize(image, *covering, interpolation)
+        covering = [round(side * factor) for side in image.shape[:2]]
+        image = resize(image, covering[0], covering[1], interpolation)
     return crop(image, height, width)
 
 

@@ -90,12 +90,13 @@ def _labels(item: Item, model: Any, void: int | None) -> Labels:
     except UNREADABLE as error:
         raise ConfigError(f"{path}: cannot be read as a map: {reason(error)}") from error
     known = labels_in_range(labels, _num_labels(model), str(path), void)
-    return fitted(known[..., None], *item["size"], "nearest")[..., 0]
+    height, width = item["size"]
+    return fitted(known[..., None], height, width, "nearest")[..., 0]
 
 
 def _num_labels(model: Any) -> int:
     """How many labels the model knows; ConfigError for encoders that take no labels."""
-    counts = []
+    counts: list[int] = []
     for part in model.conditioner.parts:
         if kind_of(part) == "map":
             if not hasattr(part.embedder, "num_labels"):
