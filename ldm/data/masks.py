@@ -142,6 +142,7 @@ class Masked(Wrapped):
         """The item, with its hole."""
         image = entry(item, self.key, self.source)
         image = image if image.ndim == 3 else image[..., None]
-        hidden = hole(*image.shape[:2], rng, kinds=self.kinds, share=self.share)
+        height, width = image.shape[:2]
+        hidden = hole(height, width, rng, kinds=self.kinds, share=self.share)
         mask = hidden[..., None].astype(np.uint8) * 255
         return {**item, "mask": mask, "masked_image": masked(image, hidden)}

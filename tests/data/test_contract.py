@@ -11,6 +11,7 @@ from ldm.data.folder import ImageFolder, ImageList
 from ldm.data.imagenet import ImageNetSRTrain, ImageNetTrain, ImageNetValidation
 from ldm.data.lsun import LSUNBedroomsTrain, LSUNCatsValidation
 from ldm.data.maps import SemanticMaps
+from ldm.data.masks import Masked
 from ldm.data.module import Keyed, collate
 from ldm.data.pairs import ImageMapFolder
 from ldm.data.shapes import ShapesDataset
@@ -22,6 +23,8 @@ CONTRACT = {
     "image": (np.ndarray, np.uint8, 3),
     "LR_image": (np.ndarray, np.uint8, 3),
     "segmentation": (np.ndarray, np.int64, 2),
+    "mask": (np.ndarray, np.uint8, 3),
+    "masked_image": (np.ndarray, np.float32, 3),
     "boxes": (np.ndarray, np.float32, 2),
     "box_classes": (np.ndarray, np.int64, 1),
     "class_label": (int, None, None),
@@ -57,6 +60,10 @@ def file_list(root):
 
 def maps(root):
     return SemanticMaps(ShapesDataset(16, length=3), 25)
+
+
+def holes(root):
+    return Masked(ImageFolder(root / "classes", 16, split="all", random_crop=True))
 
 
 def pairs(root):
@@ -99,7 +106,7 @@ def both_faces(root):
 
 MAKERS = [
     shapes, folder, captioned, arrays, file_list, imagenet, imagenet_validation, super_resolution,
-    bedrooms, cats, celebahq, ffhq, both_faces, maps, pairs,
+    bedrooms, cats, celebahq, ffhq, both_faces, maps, pairs, holes,
 ]  # fmt: skip
 
 

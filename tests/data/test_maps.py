@@ -147,8 +147,8 @@ def test_a_source_is_a_configuration_and_misspelt_parameters_are_found():
     block = {"data": {"target": "ldm.data.module.DataModuleFromConfig", "params": {}}}
     block["data"]["params"] = {"batch_size": 1, "train": config}
     check(block)
-    params["sise"] = params.pop("size")
-    with pytest.raises(ConfigError, match=r"train\.params\.source\.params\.sise.*size"):
+    params["sizes"] = params.pop("size")
+    with pytest.raises(ConfigError, match=r"train\.params\.source\.params\.sizes.*size"):
         check(block)
 
 
