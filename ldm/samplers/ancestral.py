@@ -31,6 +31,11 @@ class Ancestral(Sampler):
         if not 0 <= self.v <= 1:
             raise ValueError(f"v is {self.v}, expected 0 to 1")
 
+    @property
+    def adds_noise(self) -> bool:
+        """Always."""
+        return True
+
     def rule(self, run: Run) -> StepRule:
         """Coefficients of x0, eps and noise for every step."""
         alpha, sigma = run.alpha, run.sigma

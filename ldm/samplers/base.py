@@ -157,6 +157,11 @@ class Sampler(ABC):
         """
         return 1
 
+    @property
+    def adds_noise(self) -> bool:
+        """Whether steps draw random numbers: the end then is no function of the start alone."""
+        return False
+
     def evaluations(self, steps: int, *, ends_clean: bool = True) -> int:
         """Calls of the denoiser in this many steps.
 

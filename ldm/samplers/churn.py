@@ -42,6 +42,11 @@ class Churned(Sampler):
             if not value >= 0:
                 raise ValueError(f"{name} is {value}, expected 0 or more")
 
+    @property
+    def adds_noise(self) -> bool:
+        """With churn."""
+        return self.s_churn > 0
+
     def evaluation(self, run: Run) -> Evaluation:
         """The denoiser sees the raised state; noise of step i is stream "step <i>"."""
         raised = self.raised(run)

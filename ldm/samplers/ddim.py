@@ -27,6 +27,11 @@ class DDIM(Sampler):
     eta: float = 0.0
     temperature: float = 1.0
 
+    @property
+    def adds_noise(self) -> bool:
+        """With an eta."""
+        return self.eta > 0
+
     def rule(self, run: Run) -> StepRule:
         """Coefficients of x0, eps and noise for every step."""
         noise = [

@@ -91,6 +91,11 @@ class DPMSolverSDE(Sampler):
             raise ValueError(f"eta is {self.eta}, expected 0 or more")
 
     @property
+    def adds_noise(self) -> bool:
+        """With an eta."""
+        return self.eta > 0
+
+    @property
     def convergence_order(self) -> int:
         """That of the solver without noise."""
         return self.order

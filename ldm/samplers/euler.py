@@ -55,6 +55,11 @@ class EulerAncestral(Sampler):
         if not 0 <= self.eta <= 1:
             raise ValueError(f"eta is {self.eta}, expected 0 to 1")
 
+    @property
+    def adds_noise(self) -> bool:
+        """With an eta."""
+        return self.eta > 0
+
     def rule(self, run: Run) -> StepRule:
         """Coefficients of x0, eps and noise for every step."""
         return DDIM(eta=self.eta, temperature=self.s_noise).rule(run)

@@ -35,6 +35,18 @@ def test_every_name_draws_on_every_grid(name, grid):
     assert end.isfinite().all()
 
 
+@pytest.mark.parametrize("sampler", [*SOLVERS, *(make() for make in SAMPLERS.values())], ids=repr)
+def test_a_sampler_says_whether_it_adds_noise(sampler):
+    schedule = PublishedSchedule()
+
+    def drawn(seed):
+        draws = KeyedDraws([seed], seed=0)
+        denoiser, start = GaussianDenoiser(schedule), torch.ones(1, 1, 1, 1)
+        return sampler.sample(denoiser, start, schedule=schedule, steps=8, draws=draws)
+
+    assert sampler.adds_noise == (not torch.equal(drawn(0), drawn(1)))
+
+
 def test_every_sampler_has_a_name_and_is_listed_for_its_tests():
     concrete = {c for c in every_class(base.Sampler) if not c.__abstractmethods__}
     ours = {c for c in concrete if c.__module__.startswith("ldm.")} - {DDIMInversion}
