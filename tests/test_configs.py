@@ -28,6 +28,8 @@ TWINS = {
     "tiny/ldm-layout": "tiny/autoencoder-kl",
     "tiny/ldm-vq": "tiny/autoencoder-vq",
     "tiny/ldm-superres": "tiny/autoencoder-kl",
+    "tiny/ldm-semantic": "tiny/autoencoder-vq",
+    "tiny/ldm-inpaint": "tiny/autoencoder-vq",
     "tiny/classifier": "tiny/autoencoder-vq",
     "classifier-cin-f4": "autoencoder/vq-f4",
     "quickstart/ldm": "quickstart/autoencoder",

@@ -77,6 +77,10 @@ class Reader:
         self.captions = directory / "captions.txt"
         self.captions.write_text("a small red circle on white\n")
         save_image(self.photographs / "mask.png")
+        self.map = directory / "map.png"
+        Image.fromarray(np.eye(32, dtype=np.uint8)).save(self.map)
+        self.small = directory / "small.png"
+        Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(self.small)
         self.runs = {}
         self.drawn = []
 
@@ -123,6 +127,8 @@ class Reader:
         word = re.sub(r"\bDIR\b", str(self.photographs), word)
         for name in ("photograph.jpg", "photograph.png", "mask.png"):
             word = re.sub(rf"^{name}$", str(self.photographs / "mask.png"), word)
+        word = re.sub(r"^map\.png$", str(self.map), word)
+        word = re.sub(r"^small\.png$", str(self.small), word)
         if word == "outputs/00002.png":
             word = next(str(each / "00002.png") for each in self.drawn if "txt2img" in each.name)
         return word.replace("CONFIG.yaml", TINY).replace("captions.txt", str(self.captions))
@@ -147,12 +153,20 @@ def test_the_commands_of_every_page_work_from_top_to_bottom(tmp_path, monkeypatc
     reader.train(["-t", "-b", "configs/tiny/ldm-text.yaml"], name="TEXT")
     reader.train(["-t", "-b", "configs/tiny/ldm-class.yaml"], name="CLASS")
     reader.train(["-t", "-b", "configs/tiny/ldm-layout.yaml"], name="LAYOUT")
+    reader.train(["-t", "-b", "configs/tiny/ldm-semantic.yaml"], name="MAPPED")
+    reader.train(["-t", "-b", "configs/tiny/ldm-superres.yaml"], name="PAIRS")
     reader.train(["-t", "-b", "configs/tiny/autoencoder-vq.yaml"], name="OTHER")
     for page, words in ALL:
         if words[0] == "make" or is_for_gpus(words):
             continue
         # where a page leaves the run open, it is one that the command is for
-        by_script = {"scripts/txt2img.py": "TEXT", "scripts/layout2img.py": "LAYOUT"}
+        by_script = {
+            "scripts/txt2img.py": "TEXT",
+            "scripts/layout2img.py": "LAYOUT",
+            "scripts/semantic.py": "MAPPED",
+        }
         kind = by_script.get(words[1], "CLASS" if "--classes" in words else "SECOND")
-        reader.run([re.sub(r"^RUN$", f"logs/{kind}", word) for word in words])
+        if words[1] == "scripts/superres.py" and "--guide" not in words:
+            kind = "PAIRS"
+        reader.run([re.sub(r"^(RUN|UNCONDITIONAL)$", f"logs/{kind}", word) for word in words])
         assert page

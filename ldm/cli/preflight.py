@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ldm.cli.preflight_classifier import check_class_count, check_example
-from ldm.cli.preflight_condition import check_joined_size
+from ldm.cli.preflight_concatenated import check_concatenated
 from ldm.cli.preflight_first_stage import check_perceptual, check_precision, check_transforms
 from ldm.conditioning.labels import ClassEmbedder
 from ldm.conditioning.layout import LayoutEmbedder
@@ -125,9 +125,9 @@ def _checked_image(model: Any, data: Any, origin: str) -> Tensor:
             )
     image = _image(model, sample, origin)
     _check_images(model, image, origin)
-    check_joined_size(model, sample, image, origin)
     if isinstance(model, LatentClassifier):
         check_example(model, sample, image, origin)
+    check_concatenated(model, data, sample, origin)
     return image
 
 

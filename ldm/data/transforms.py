@@ -34,12 +34,16 @@ def resize(
     """An image (H, W, C) at another size, anti-aliased unless `nearest`.
 
     uint8 in 0..255 or float32 in [-1, 1], with any number of channels, each for itself: alpha does
-    not weigh the colours. What a filter overshoots is clipped.
+    not weigh the colours. What a filter overshoots is clipped. Other integers are labels, of which
+    `nearest` alone makes no new ones.
     The filters are Pillow's. Bilinear and bicubic are computed by torch, which differs by at most
     one grey level and is several times faster.
     """
     if image.shape[:2] == (height, width):
         return image
+    if image.dtype != np.uint8 and image.dtype.kind in "iu":
+        assert interpolation == "nearest"
+        return _picked(image, height, width)
     if interpolation in ("bilinear", "bicubic"):
         batch = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
         sized = F.interpolate(batch, (height, width), mode=interpolation, antialias=True)
@@ -52,6 +56,16 @@ def resize(
     picture = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
     sized_picture = np.asarray(picture.resize((width, height), method))
     return sized_picture.reshape(height, width, image.shape[2])
+
+
+def _picked(image: Pixels, height: int, width: int) -> Pixels:
+    """The pixels whose middles are nearest, of any type."""
+    rows, columns = (
+        (2 * np.arange(wanted) + 1) * given // (2 * wanted)
+        for given, wanted in zip(image.shape[:2], (height, width), strict=True)
+    )
+    picked: Pixels = image[rows[:, None], columns]
+    return picked
 
 
 def _clipped(image: Pixels) -> Pixels:

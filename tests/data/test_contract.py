@@ -13,7 +13,10 @@ from ldm.data.folder import ImageFolder, ImageList
 from ldm.data.imagenet import ImageNetSRTrain, ImageNetTrain, ImageNetValidation
 from ldm.data.layouts import Layouts
 from ldm.data.lsun import LSUNBedroomsTrain, LSUNCatsValidation
+from ldm.data.maps import SemanticMaps
+from ldm.data.masks import Masked
 from ldm.data.module import Keyed, collate
+from ldm.data.pairs import ImageMapFolder
 from ldm.data.shapes import ShapesDataset
 from ldm.data.superres import SuperResolution
 from ldm.tensor import to_image_tensor
@@ -24,6 +27,8 @@ CONTRACT = {
     "image": (np.ndarray, np.uint8, 3),
     "LR_image": (np.ndarray, np.uint8, 3),
     "segmentation": (np.ndarray, np.int64, 2),
+    "mask": (np.ndarray, np.uint8, 3),
+    "masked_image": (np.ndarray, np.float32, 3),
     "boxes": (np.ndarray, np.float32, 2),
     "box_classes": (np.ndarray, np.int64, 1),
     "layout": (np.ndarray, np.float32, 2),
@@ -64,6 +69,19 @@ def arrays(root):
 
 def file_list(root):
     return ImageList(root / "list.txt", size=16)
+
+
+def maps(root):
+    return SemanticMaps(ShapesDataset(16, length=3), 25)
+
+
+def holes(root):
+    return Masked(ImageFolder(root / "classes", 16, split="all", random_crop=True))
+
+
+def pairs(root):
+    place = root / "pairs"
+    return ImageMapFolder(place, 16, num_labels=2, split="all", random_crop=True, flip_p=0.5)
 
 
 def imagenet(root):
@@ -110,7 +128,7 @@ def both_faces(root):
 MAKERS = [
     shapes, layouts, coco, folder, captioned, arrays, file_list, imagenet, imagenet_validation,
     super_resolution, superres_of_shapes, superres_of_folder, bedrooms, cats, celebahq, ffhq,
-    both_faces,
+    both_faces, maps, pairs, holes,
 ]  # fmt: skip
 
 
@@ -129,6 +147,9 @@ def root(tmp_path_factory):
     for number in range(3):
         values = np.random.default_rng(number).random((32, 48, 13))
         np.save(place / f"arrays/{number}.npy", values)
+    for part in ("images", "maps"):
+        (place / "pairs" / part).mkdir(parents=True)
+        Image.fromarray(gradient(32, 48)[..., 0] % 2).save(place / f"pairs/{part}/a.png")
     (place / "list.txt").write_text("captions/0.png\nclasses/cat/a.jpg\n")
     images = [
         {"id": number, "file_name": f"{number}.png", "width": 48, "height": 32}

@@ -41,6 +41,22 @@ def test_resize_keeps_a_single_channel(interpolation):
     assert resize(grey, 30, 36, interpolation).shape == (30, 36, 1)
 
 
+@pytest.mark.parametrize("dtype", [np.int64, np.int32, np.uint16])
+@pytest.mark.parametrize("size", [(24, 72), (100, 200), (7, 72)])  # no middle on a border
+def test_labels_are_resized_to_those_that_nearest_finds_in_bytes(dtype, size):
+    labels = generator().integers(0, 256, (60, 72, 1), dtype=np.uint8)
+    sized = resize(labels.astype(dtype), *size, "nearest")
+    assert sized.dtype == dtype
+    np.testing.assert_array_equal(sized, resize(labels, *size, "nearest"))
+
+
+def test_labels_that_bytes_do_not_hold_are_kept():
+    labels = np.array([[-1, 70_000], [3, 256]])[..., None]
+    np.testing.assert_array_equal(resize(labels, 4, 4, "nearest")[::2, ::2], labels)
+    frame = Framing.of(4, interpolation="nearest", flip_p=1)
+    np.testing.assert_array_equal(frame(labels, generator())[::2, ::-2], labels)
+
+
 def test_resize_leaves_a_read_only_array_alone():
     image = gradient(60, 60)
     image.setflags(write=False)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from ldm.data.layouts import layout_picture
+from ldm.data.maps import coloured
 from ldm.diffusion.objective import Objective
 from ldm.diffusion.schedule import RectifiedFlow
 from ldm.models.diffusion.previews import text_image
@@ -166,6 +167,20 @@ def test_a_low_resolution_image_is_shown_as_large_as_the_others():
     assert found.shape == shown["inputs"].shape == (2, 3, 8, 8)
     repeated = small.repeat_interleave(2, dim=1).repeat_interleave(2, dim=2)
     assert torch.equal(to_uint8(found), repeated)
+
+
+def test_a_map_of_labels_is_shown_in_the_colours_of_its_labels():
+    rescaler = {
+        "target": "ldm.conditioning.spatial.SpatialRescaler",
+        "params": {"n_stages": 0, "in_channels": 5, "out_channels": 2},
+    }
+    changes = {"cond_stage_config": rescaler, "cond_stage_key": "map"}
+    model = latent(**changes, unet_config=unet(in_channels=5))
+    labels = torch.arange(32).view(2, 4, 4) % 5
+    shown = model.log_images(batch(2) | {"map": labels}, steps=2)["conditioning_map"]
+    assert shown.shape == (2, 3, 4, 4)
+    expected = torch.from_numpy(coloured(labels.numpy())).permute(0, 3, 1, 2)
+    torch.testing.assert_close((shown + 1) * 127.5, expected.float())
 
 
 def continuous():

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
-from ldm.cli.sampling.entries import Item, require_script
+from ldm.cli.sampling.entries import Item, kind_of, require_script
 from ldm.cli.sampling.inputs import image_items, images_of, masks_of
+from ldm.cli.sampling.sizes import latent_size
 from ldm.cli.sampling.task import Given, Images, Task
 from ldm.cli.sampling.told import add_told, told
 from ldm.config import ConfigError
@@ -27,7 +29,7 @@ class Inpaint(Task):
     """Draws what is white in a mask; pixels that are known stay as they are."""
 
     name = "inpaint"
-    description = """Draw what a mask hides, with any model.
+    description = """Draw what a mask hides, with any model, or one that was trained for it.
 
 python scripts/inpaint.py logs/RUN photograph.png --mask mask.png --n 4
 python scripts/inpaint.py logs/RUN pairs/      # NAME.png beside NAME_mask.png
@@ -69,7 +71,23 @@ What is white in a mask is drawn. Known pixels are those of the image, to the la
             return [np.where(*each) for each in zip(known, pixels, drawn, strict=True)]
 
         batch = super().given(model, args, items).batch
-        return Given(batch, {"known": Known(images, masks)}, finish=with_known)
+        if not any(kind_of(part) == "masked image" for part in model.conditioner.parts):
+            return Given(batch, {"known": Known(images, masks)}, finish=with_known)
+        size = latent_size("size", images.shape[2:], model)
+        batch = {**(batch or {}), **_told_of_holes(images.to(model.device), masks)}
+        return Given(batch, {"size": size}, finish=with_known)
+
+
+def _told_of_holes(images: Tensor, known: Tensor) -> dict[str, Tensor]:
+    """What a model that was trained to fill holes reads, as a batch of the data holds it.
+
+    images: (B, C, H, W) in [-1, 1].  known: (B, 1, H, W), 1 where a pixel is known.
+    Returns `masked_image` (B, H, W, C), 0 where a pixel is hidden, and `mask` (B, H, W, 1), 1 where
+    it is and -1 elsewhere.
+    """
+    known = known.to(images)
+    told = {"masked_image": images * known, "mask": 1 - 2 * known}
+    return {key: value.permute(0, 2, 3, 1) for key, value in told.items()}
 
 
 def _mask(image: Path, given: str | None) -> Path:

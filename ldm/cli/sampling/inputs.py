@@ -15,13 +15,13 @@ from ldm.cli.first_stages import image_channels
 from ldm.cli.sampling.sizes import cells_of
 from ldm.config import ConfigError
 from ldm.data.decoding import UNREADABLE, header_size, read_image, reason
-from ldm.data.transforms import crop, resize
+from ldm.data.transforms import Interpolation, crop, resize
 from ldm.evaluation.pictures import image_files
 from ldm.io.digest import sha256_of
 from ldm.log import log
 from ldm.tensor import to_image_tensor
 
-__all__ = ["image_items", "images_of", "masks_of"]
+__all__ = ["fitted", "fitting_size", "image_items", "images_of", "masks_of", "unchanged"]
 
 Size = Sequence[int]
 
@@ -46,6 +46,14 @@ def _own_size(path: Path, cells: int) -> list[int]:
         width, height = header_size(path)
     except UNREADABLE as error:
         raise ConfigError(f"{path}: cannot be read: {reason(error)}") from error
+    return fitting_size(path, height, width, cells)
+
+
+def fitting_size(path: Path, height: int, width: int, cells: int) -> list[int]:
+    """A file's height and width, rounded down to multiples of `cells` pixels, which is told.
+
+    Raises ConfigError for one that is too small.
+    """
     size = [side // cells * cells for side in (height, width)]
     if 0 in size:
         raise ConfigError(f"{path}: {height} x {width} pixels, expected {cells} x {cells} or more")
@@ -65,25 +73,33 @@ def images_of(items: Sequence[dict[str, Any]], model: Any) -> Tensor:
 
 
 def _image(item: dict[str, Any], channels: int) -> NDArray[Any]:
-    return _fitted(_read(item, "init", channels), *item["size"])
+    return fitted(_read(item, "init", channels), *item["size"])
 
 
 def _read(item: dict[str, Any], name: str, channels: int) -> NDArray[Any]:
-    path = Path(item[name])
-    if sha256_of(path) != item[f"{name}_sha256"]:
-        raise ConfigError(f"{path}: is not the file any more that it was (SHA-256)")
+    path = unchanged(item, name)
     try:
         return read_image(path, channels)
     except UNREADABLE as error:
         raise ConfigError(f"{path}: cannot be read: {reason(error)}") from error
 
 
-def _fitted(image: NDArray[Any], height: int, width: int) -> NDArray[Any]:
-    """The image at a size: resized until it covers that, then its centre."""
+def unchanged(item: dict[str, Any], name: str) -> Path:
+    """The file under an item's `name`; ConfigError unless its SHA-256 is still that of the item."""
+    path = Path(item[name])
+    if sha256_of(path) != item[f"{name}_sha256"]:
+        raise ConfigError(f"{path}: is not the file any more that it was (SHA-256)")
+    return path
+
+
+def fitted(
+    image: NDArray[Any], height: int, width: int, interpolation: Interpolation = "bicubic"
+) -> NDArray[Any]:
+    """The image (H, W, C) at a size: resized until it covers that, then its centre."""
     factor = max(height / image.shape[0], width / image.shape[1])
     if factor != 1:
-        covering = (round(side * factor) for side in image.shape[:2])
-        image = resize(image, *covering)
+        covering = [round(side * factor) for side in image.shape[:2]]
+        image = resize(image, covering[0], covering[1], interpolation)
     return crop(image, height, width)
 
 
@@ -98,5 +114,5 @@ def masks_of(items: Sequence[dict[str, Any]]) -> Tensor:
         if mask.shape != image.shape:
             height, width = image.shape[:2]
             mask = resize(mask, height, width, "nearest")
-        masks.append(_fitted(mask, *item["size"])[..., 0] < 128)
+        masks.append(fitted(mask, *item["size"])[..., 0] < 128)
     return torch.from_numpy(np.stack(masks))[:, None].float()

@@ -14,7 +14,7 @@ from typing import Any, Literal, NotRequired, Required, TypedDict, get_type_hint
 import torch
 from torch import Tensor, nn
 
-from ldm.autoencoders.base import FirstStage, first_latent
+from ldm.autoencoders.base import FirstStage
 from ldm.conditioning.base import Embedder, FunctionEmbedder, Slot
 from ldm.conditioning.conditioner import Conditioner, Part
 from ldm.conditioning.hybrid import HybridConditioner
@@ -24,6 +24,7 @@ from ldm.diffusion.objective import NORMS, Objective
 from ldm.diffusion.schedule import PublishedSchedule, Schedule
 from ldm.diffusion.times import conditioning_times
 from ldm.diffusion.weighting import Elbo
+from ldm.models.diffusion.first_stage_condition import first_stage_part, with_published_mask
 from ldm.ranges import Positive, Weight
 from ldm.samplers.base import Sampler
 from ldm.samplers.ddim import DDIM
@@ -160,6 +161,8 @@ def assemble(flat: Config, schema: type) -> Components:
     cond_stage, conditioner, key = _condition(flat, first_stage)
     _freeze(flat, cond_stage)
     net = build(flat["unet_config"], path="unet_config")
+    width = getattr(net, "in_channels", None)
+    conditioner = with_published_mask(conditioner, flat, width, first_stage)
     _check_widths(flat, net, first_stage, conditioner)
     schedule = schedule_of(flat)
     return Components(
@@ -251,7 +254,7 @@ def _condition(flat: Config, first_stage: Any) -> tuple[nn.Module | None, Condit
     if config == "__is_first_stage__":
         if first_stage is None:
             raise ConfigError("cond_stage_config: __is_first_stage__ needs a first stage")
-        part = _first_stage_part(flat, first_stage, _slot(key))
+        part = first_stage_part(flat, first_stage, _slot(key))
         return None, Conditioner((part,)), key
     built = build(config, path="cond_stage_config")
     if isinstance(built, list | HybridConditioner):
@@ -312,13 +315,6 @@ def _own_part(module: nn.Module) -> Part:
             "neither what it reads nor which slot it fills; expected an `Embedder`"
         )
     return _part(module, module.key, module.slot)
-
-
-def _first_stage_part(flat: Config, first_stage: FirstStage, slot: Slot) -> Part:
-    # published: the latent as it is, the most likely one, and not scaled. Its width is left open:
-    # inpainting joins the mask as one more channel.
-    embedder = FunctionEmbedder(lambda images: first_latent(first_stage.encode(images)))
-    return Part(embedder, flat.get("cond_stage_key", "image"), slot)
 
 
 def _key_of(parts: tuple[Part, ...], flat: Config) -> str | None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ldm.data.layouts import layout_picture
+from ldm.data.maps import coloured
 from ldm.diffusion.draws import normal_like
 from ldm.ranges import Positive
 from ldm.samplers.base import Step
@@ -21,7 +22,7 @@ from ldm.types import Prediction
 if TYPE_CHECKING:
     from ldm.models.diffusion.ddpm import DDPM
 
-__all__ = ["previews", "text_image"]
+__all__ = ["map_picture", "previews", "text_image"]
 
 
 def previews(
@@ -37,9 +38,10 @@ def previews(
     """Pictures of one small batch, name to (B, C, H, W) in [-1, 1].
 
     inputs, reconstructions: what the first stage gets and gives back.  conditioning_<key>: each
-    entry that the model is told, texts and layouts as pictures.  samples: with the averaged
-    weights, from the same seeds every time.  samples_guided: with classifier-free guidance of
-    `scale` (3 where the model was trained for it), when there is a condition to follow.
+    entry that the model is told, texts and layouts as pictures, maps of labels in colours.
+    samples: with the averaged weights, from the same seeds every time.  samples_guided: with
+    classifier-free guidance of `scale` (3 where the model was trained for it), when there is a
+    condition to follow.
     denoise_row: estimates of x0 during sampling.  diffusion_row: inputs with more and more noise.
     """
     images = model.get_input(batch)
@@ -76,6 +78,8 @@ def _conditions(model: DDPM, batch: Mapping[str, Any], images: Tensor) -> dict[s
         value = batch.get(part.key)
         if part.embedder.reads == "layout" and isinstance(value, list):
             pictures[f"conditioning_{part.key}"] = _layouts(value, images)
+        elif isinstance(value, Tensor) and value.ndim == 3 and not value.is_floating_point():
+            pictures[f"conditioning_{part.key}"] = map_picture(value)
         elif isinstance(value, Tensor) and value.ndim == 4:
             shown = to_image_tensor(value)
             pictures[f"conditioning_{part.key}"] = _as_large_as(
@@ -94,6 +98,11 @@ def _layouts(layouts: Sequence[Tensor], images: Tensor) -> Tensor:
     factor = -(-128 // min(height, width))
     pages = [layout_picture(each.cpu(), height * factor, width * factor) for each in layouts]
     return to_image_tensor(torch.from_numpy(np.stack(pages)))
+
+
+def map_picture(labels: Tensor) -> Tensor:
+    """Maps of labels (B, H, W) in colours: (B, 3, H, W) in [-1, 1]."""
+    return to_image_tensor(torch.from_numpy(coloured(labels.cpu().numpy()))).to(labels.device)
 
 
 def _diffusion_row(model: DDPM, z: Tensor, count: int = 8) -> Tensor:

@@ -1,0 +1,75 @@
+"""Checks of conditions that are joined to x_t as channels: maps, masks, images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ldm.conditioning.conditioner import Part
+from ldm.config import ConfigError
+from ldm.tensor import to_image_tensor
+
+__all__ = ["check_concatenated"]
+
+
+def check_concatenated(model: Any, data: Any, sample: Mapping[str, Any], origin: str) -> None:
+    """Hold an example's entries against the encoders of its concatenated conditions.
+
+    model: on the meta device.  data: the set of the sample.  origin: its place in the
+    configuration.
+    Raises ConfigError for more labels than an encoder knows, and for a condition that does not
+    become as large as the latents.
+    """
+    parts = [
+        part
+        for part in getattr(getattr(model, "conditioner", None), "parts", ())
+        if part.slot == "concat"
+    ]
+    if not parts:
+        return
+    image = torch.as_tensor(sample[model.first_stage_key])[None].to("meta")
+    z = model.encode(to_image_tensor(image))
+    widths = {model.first_stage_key: z.shape[1]}
+    for part in parts:
+        value = sample[part.key]
+        if not isinstance(value, np.ndarray | Tensor):
+            found = type(value).__name__
+            raise ConfigError(f"{origin}: {part.key!r} is of type {found}; expected an array")
+        _check_labels(part, data, torch.as_tensor(value), origin)
+        widths[part.key] = _checked_width(part, torch.as_tensor(value), z.shape[2:], origin)
+    expected = getattr(model.model.diffusion_model, "in_channels", None)
+    if expected is not None and expected != sum(widths.values()):
+        joined = " + ".join(f"{width} ({key})" for key, width in widths.items())
+        raise ConfigError(
+            f"model.params.unet_config.params.in_channels: {expected}, but {origin} gives {joined}"
+        )
+
+
+def _check_labels(part: Part, data: Any, value: Tensor, origin: str) -> None:
+    known = getattr(part.embedder, "num_labels", None)
+    if known is None or value.ndim != 2 or value.is_floating_point() or value.dtype == torch.uint8:
+        return
+    count = getattr(data, "num_labels", None) or int(value.max()) + 1
+    if count > known:
+        raise ConfigError(
+            f"model.params.cond_stage_config.params.in_channels: {known}, but {part.key!r} of "
+            f"{origin} has labels 0 to {count - 1}"
+        )
+
+
+def _checked_width(part: Part, value: Tensor, cells: torch.Size, origin: str) -> int:
+    """Channels that a part gives; ConfigError where they are not of so many cells (h, w)."""
+    encoder = f"which {type(part.embedder).__name__} encodes,"
+    name = f"{origin}: {part.key!r} of shape {tuple(value.shape)}, {encoder}"
+    try:
+        encoded = part.embedder.encode(part.read({part.key: value[None].to("meta")}))
+    except (RuntimeError, ValueError) as error:
+        raise ConfigError(f"{name} does not fit it: {str(error).splitlines()[0]}") from error
+    if encoded.shape[2:] != cells:
+        sizes = [" x ".join(map(str, each)) for each in (encoded.shape[2:], cells)]
+        raise ConfigError(f"{name} becomes {sizes[0]} cells, but what is diffused has {sizes[1]}")
+    return encoded.shape[1]

@@ -1,0 +1,136 @@
+"""Maps of labels: one integer per pixel, from files and data sets, and as pictures."""
+
+from __future__ import annotations
+
+import colorsys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ldm.config import ConfigError
+from ldm.data.arrays import npy_shape
+from ldm.data.wrapped import Wrapped, entry
+from ldm.ranges import NonNegative, Positive
+
+__all__ = [
+    "EXTENSIONS",
+    "NO_LABEL",
+    "Labels",
+    "SemanticMaps",
+    "coloured",
+    "labels_in_range",
+    "map_size",
+    "read_map",
+]
+
+Labels = NDArray[np.int64]
+
+EXTENSIONS = frozenset({".png", ".npy"})  # of files that keep labels as they are
+NO_LABEL = -1  # of pixels about which a map says nothing
+
+# Pillow's modes whose numbers are labels: palette, grey of 1, 8 and 16 bits
+_MODES = frozenset({"P", "L", "1", "I", "I;16"})
+_GOLDEN = (5**0.5 - 1) / 2  # turns of the colour circle that lead furthest from all before
+
+
+def map_size(path: Path) -> tuple[int, int]:
+    """Height and width of a map, by the file's header; raises as `read_map` does."""
+    if path.suffix.lower() == ".npy":
+        return npy_shape(path, 1)
+    with Image.open(path) as image:
+        _require_labels(image)
+        return image.height, image.width
+
+
+def read_map(path: Path) -> Labels:
+    """The labels (H, W) of a PNG or a `.npy` file.
+
+    A PNG is of 8 bits with a palette, whose indices are the labels, or grey of 1 to 16 bits, whose
+    levels are; a `.npy` holds integers (H, W) or (H, W, 1).
+    Raises one of `ldm.data.decoding.UNREADABLE` for anything else.
+    """
+    if path.suffix.lower() == ".npy":
+        height, width = npy_shape(path, 1)
+        values = np.load(path, allow_pickle=False)
+        if values.dtype.kind not in "iub":
+            raise ValueError(f"holds {values.dtype}, expected integers, a label for each pixel")
+        return np.asarray(values.reshape(height, width), dtype=np.int64)
+    with Image.open(path) as image:
+        _require_labels(image)
+        return np.asarray(image).astype(np.int64)
+
+
+def _require_labels(image: Image.Image) -> None:
+    if image.mode not in _MODES:
+        raise ValueError(
+            f"is an image of mode {image.mode}, expected one with a palette or a grey one, whose "
+            "numbers are labels"
+        )
+
+
+def labels_in_range(
+    labels: NDArray[Any], num_labels: int, name: str, void: int | None = None
+) -> Labels:
+    """A map (H, W) of labels 0 to num_labels - 1; pixels of `void` become `NO_LABEL`.
+
+    Raises ConfigError that gives the name of the map, the label and the range.
+    """
+    known = np.asarray(labels, dtype=np.int64)
+    is_void = np.zeros(known.shape, bool) if void is None else known == void
+    outside = known[((known < 0) | (known >= num_labels)) & ~is_void]
+    if outside.size:
+        found = f"has the label {outside[0]}"
+        raise ConfigError(f"{name}: {found}, expected 0 to {num_labels - 1}")
+    return np.where(is_void, NO_LABEL, known)
+
+
+def coloured(labels: NDArray[Any]) -> NDArray[np.uint8]:
+    """A picture (..., 3) uint8 of labels (...): always the same colour for the same label.
+
+    Label 0 is dark grey, the others go round the colour circle; no label is black.
+    """
+    known = np.asarray(labels, dtype=np.int64).clip(NO_LABEL)
+    palette = [(0.0, 0.0, 0.0), (0.25, 0.25, 0.25)]
+    for label in range(1, int(known.max(initial=0)) + 1):
+        turn, value = label * _GOLDEN % 1, 1.0 - 0.4 * (label // 8 % 2)
+        palette.append(colorsys.hsv_to_rgb(turn, 0.85, value))
+    table = (np.array(palette) * 255).round().astype(np.uint8)
+    return table[known + 1]  # type: ignore[no-any-return]
+
+
+class SemanticMaps(Wrapped):
+    """Another data set whose maps of labels are held to a range.
+
+    source: the data set, whose items have maps (H, W) of integers.
+    num_labels: number K of labels, 0 to K - 1, background included: `in_channels` of the encoder.
+    void: a number in the maps that stands for no label, such as 255; it becomes -1, for which the
+        encoder sees nothing.
+    key: entry that holds the map.
+
+    An item is that of the source, its map (H, W) int64. A batch holds no one-hot channels: the
+    encoder makes of labels what these would give (`ldm.conditioning.spatial.SpatialRescaler`).
+    Raises ConfigError that names the sample, for a label out of range.
+    """
+
+    def __init__(
+        self,
+        source: Any,
+        num_labels: Positive,
+        *,
+        void: NonNegative | None = None,
+        key: str = "segmentation",
+    ) -> None:
+        super().__init__(source)
+        self.num_labels, self.void, self.key = num_labels, void, key
+
+    def changed(self, item: dict[str, Any], index: int, rng: np.random.Generator) -> dict[str, Any]:
+        """The item, its labels in range."""
+        labels = np.asarray(entry(item, self.key, self.source))
+        name = f"{self.key} of {item.get('relpath', f'sample {index}')}"
+        if labels.ndim != 2 or labels.dtype.kind not in "iub":
+            found = f"{labels.dtype} of shape {labels.shape}"
+            raise ConfigError(f"{name}: is {found}, expected integers (H, W)")
+        return {**item, self.key: labels_in_range(labels, self.num_labels, name, self.void)}

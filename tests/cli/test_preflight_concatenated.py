@@ -1,0 +1,79 @@
+"""Conditions that are joined to x_t, held against the data before a start."""
+
+import numpy as np
+import pytest
+
+from ldm.cli.preflight import preflight
+from ldm.config import ConfigError, instantiate_from_config
+from tests.cli.runs import unconditional
+
+
+def by_map(classes=25, stages=1, data_labels=25, **data):
+    """A model on maps, and the data of a start."""
+    config = unconditional()
+    params = config["model"]["params"]
+    params["first_stage_config"]["params"]["ckpt_path"] = None
+    params["cond_stage_key"] = "segmentation"
+    params["cond_stage_config"] = {
+        "target": "ldm.conditioning.spatial.SpatialRescaler",
+        "params": {"n_stages": stages, "in_channels": classes, "out_channels": 3},
+    }
+    params["unet_config"]["params"]["in_channels"] = 7
+    if data_labels:
+        params = {"num_labels": data_labels, "source": config["data"]["params"]["train"]}
+        train = {"target": "ldm.data.maps.SemanticMaps", "params": params}
+        config["data"]["params"]["train"] = train
+    config["data"]["params"] |= data
+    return config
+
+
+def start(config):
+    data = instantiate_from_config(config["data"])
+    data.setup()
+    preflight(config["model"], data)
+
+
+@pytest.mark.parametrize("labels", [None, 25])
+def test_maps_that_fit_start(labels):
+    start(by_map(classes=25, data_labels=labels))
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (
+            by_map(classes=24),
+            r"in_channels: 24, but 'segmentation' of data\.params\.train has labels",
+        ),
+        (by_map(classes=1, data_labels=None), "in_channels: 1, but 'segmentation' of .* 0 to"),
+        (by_map(stages=2), r"SpatialRescaler encodes, becomes 4 x 4 cells, .* diffused has 8 x 8"),
+    ],
+)
+def test_maps_that_do_not_fit_are_named(config, message):
+    with pytest.raises(ConfigError, match=message):
+        start(config)
+
+
+class Channels:
+    """Images with one-hot channels."""
+
+    def __init__(self, channels):
+        self.channels = channels
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        one_hot = np.zeros((16, 16, self.channels), np.float32)
+        return {"image": np.zeros((16, 16, 3), np.uint8), "segmentation": one_hot}
+
+
+@pytest.mark.parametrize("channels", [25, 24])
+def test_one_hot_channels_are_as_many_as_the_encoder_takes(channels):
+    train = {"target": f"{__name__}.Channels", "params": {"channels": channels}}
+    config = by_map(data_labels=None, train=train, validation=None)
+    if channels == 25:
+        start(config)
+        return
+    with pytest.raises(ConfigError, match=r"shape \(16, 16, 24\), which .* does not fit it"):
+        start(config)
