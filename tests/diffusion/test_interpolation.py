@@ -76,5 +76,5 @@ def test_zeros_and_opposites_give_numbers():
 
 @pytest.mark.parametrize("share", [-0.1, 1.1, float("nan"), torch.tensor([0.0, 2.0, 1.0])])
 def test_a_share_is_one(share):
-    with pytest.raises(ValueError, match="share is .*, expected 0 to 1"):
+    with pytest.raises(ValueError, match=r"share is .*, expected 0 to 1"):
         slerp(A, B, share)
