@@ -15,6 +15,7 @@ def job(model, out, *words, task=None, seed=0):
     args = parser.parse_args(["run", "--out", str(out), "--seed", str(seed), *map(str, words)])
     check_flags(args)
     args.device = "cpu"
+    task.prepare(model, args)
     items = [{"seed": seed + i, **item} for i, item in enumerate(task.items(model, args))]
     Path(out).mkdir(exist_ok=True)
     return Job.of(task, model, args, items, checkpoint="", block={})
