@@ -152,7 +152,7 @@ def test_a_missing_file_is_explained(plain, tmp_path, lacks, expected):
 def test_a_damaged_file_is_explained(plain, tmp_path, name):
     clip = save_clip(tmp_path / "clip")
     (clip / name).write_bytes(b"nothing of the kind")
-    with pytest.raises(ConfigError, match="--clip .*clip: cannot be read: ."):
+    with pytest.raises(ConfigError, match=r"--clip .*clip: cannot be read: ."):
         loaded(plain, clip, tmp_path)
 
 
@@ -172,7 +172,10 @@ def test_weights_of_something_else_are_not_made_up(plain, tmp_path):
         (["--clip", "nowhere", "--clip-prompt", "a"], "--clip nowhere: there is no such directory"),
         (["--clip", "nowhere"], "--clip-prompt is needed: what CLIP is to see"),
         (["--clip-prompt", "a"], "there is no CLIP to see it; give --clip DIR"),
-        (["--clip", "x", "--clip-prompt", "a", "--clip-scale", -1], "--clip-scale -1.0: expected 0"),
+        (
+            ["--clip", "x", "--clip-prompt", "a", "--clip-scale", -1],
+            "--clip-scale -1.0: expected 0",
+        ),
         (["--clip-scale", "nan"], "--clip-scale nan: expected a number"),
     ],
 )

@@ -160,7 +160,9 @@ def sample(
     return _decoded(self, z, options.get("decode_batch"))
 
 
-def starting_noise(model: DDPM, seeds: Sequence[int | str], size: Sequence[int] | None = None) -> Tensor:
+def starting_noise(
+    model: DDPM, seeds: Sequence[int | str], size: Sequence[int] | None = None
+) -> Tensor:
     """The noise that `sample` draws from with these seeds: (B, C, h, w), of unit variance.
 
     size: height and width in cells of what is diffused; `image_size` by default.
