@@ -8,48 +8,23 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from ldm.cli.sampling.clip import clip_of
 from ldm.cli.sampling.text import TextToImage
-from ldm.conditioning.base import Embedder
 from ldm.config import ConfigError, instantiate_from_config
 from ldm.guidance.clip import CLIPDissimilarity
 from ldm.io.digest import sha256_of
 from ldm.tensor import to_image_tensor
 from tests.cli.clips import LAYERS, TEXT, save_clip
 from tests.cli.jobs import draw, job
-from tests.cli.runs import second_stage, unconditional
-
-
-class Letters(Embedder):
-    """An encoder of captions: how long each is, of which none has nothing."""
-
-    reads = "text"
-    embed_dim = 16
-
-    def drop(self, value, dropped):
-        return ["" if gone else text for text, gone in zip(value, dropped, strict=True)]
-
-    def encode(self, value):
-        return torch.tensor([[[float(len(text))] * 16] for text in value])
-
-
-def built(config, **changes):
-    """A model whose decoder and network are not trained, which draws something grey."""
-    params = config["model"]["params"] | changes
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return instantiate_from_config({"target": config["model"]["target"], "params": params})
+from tests.cli.letters import captioned
+from tests.cli.runs import unconditional
 
 
 @pytest.fixture(scope="module")
 def plain():
-    return built(unconditional()).eval()
-
-
-@pytest.fixture(scope="module")
-def captioned():
-    config = second_stage()
-    for key in ("cond_stage_key", "conditioning_key"):
-        del config["model"]["params"][key]
-    return built(config, cond_stage_config=[Letters(key="caption")]).eval()
+    """A model whose decoder and network are not trained, which draws something grey."""
+    model = unconditional()["model"]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return instantiate_from_config({key: model[key] for key in ("target", "params")}).eval()
 
 
 @pytest.fixture(scope="module")
@@ -88,13 +63,14 @@ def test_a_scale_of_0_leaves_everything_as_it_is(plain, clip, tmp_path):
     assert np.array_equal(job(plain, tmp_path, *words, *told).draw(range(2)), without)
 
 
-def test_without_a_text_of_its_own_it_is_the_caption_of_each_image(captioned, clip, tmp_path):
+def test_without_a_text_of_its_own_it_is_the_caption_of_each_image(clip, tmp_path):
+    model = captioned()
     words = ["--prompt", "red", "--prompt", "b a", "--n", 1, "--steps", 3, "--scale", 1]
-    each = job(captioned, tmp_path, *words, "--clip", clip, task=TextToImage())
+    each = job(model, tmp_path, *words, "--clip", clip, task=TextToImage())
     together = each.draw(range(2))
     for index, text in enumerate(("red", "b a")):
         told = ["--clip", clip, "--clip-prompt", text]
-        same = job(captioned, tmp_path, *words, *told, task=TextToImage()).draw(range(2))
+        same = job(model, tmp_path, *words, *told, task=TextToImage()).draw(range(2))
         assert np.array_equal(same[index], together[index])
         assert not np.array_equal(same[1 - index], together[1 - index])
 

@@ -215,12 +215,12 @@ def _first_state(
     if start is None:
         return _noise(model, draws, options.get("size"), options) * schedule.prior_std, 0
     z, steps = model.encode(start.images.to(model.device)), options.get("steps", 50)
-    noise = _noise(model, draws, z.shape[2:], options).to(z)
+    noise = _noise(model, draws, z.shape[2:], options)
     if isinstance(start, Start):
         times = sampler.times(schedule, steps)
         node = start.node(len(times) - 1)
         t = schedule.tensor_of(times[node : node + 1], z).expand(len(z))
-        return schedule.noised(z, noise, t), node
+        return schedule.noised(z, noise.to(z), t), node
     noise = noise * schedule.prior_std
     if start.strength == 1:
         return noise, 0
@@ -229,7 +229,7 @@ def _first_state(
         denoiser = start.guide(denoiser, None)
     inverted = DDIMInversion(sampler.grid).sample(
         _clipped(model, denoiser),
-        z,
+        z.to(torch.promote_types(z.dtype, noise.dtype)),  # states are no matrix products
         schedule=schedule,
         steps=steps,
         cond=cond if start.batch is None else model.conditioner(start.batch),
