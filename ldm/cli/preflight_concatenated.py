@@ -71,5 +71,8 @@ def _checked_width(part: Part, value: Tensor, cells: torch.Size, origin: str) ->
         raise ConfigError(f"{name} does not fit it: {str(error).splitlines()[0]}") from error
     if encoded.shape[2:] != cells:
         sizes = [" x ".join(map(str, each)) for each in (encoded.shape[2:], cells)]
-        raise ConfigError(f"{name} becomes {sizes[0]} cells, but what is diffused has {sizes[1]}")
+        raise ConfigError(
+            f"{name} becomes {sizes[0]} cells, but what is diffused has {sizes[1]}; a "
+            "SpatialRescaler as cond_stage_config brings it there, or another size in the data"
+        )
     return encoded.shape[1]

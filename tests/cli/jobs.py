@@ -12,11 +12,11 @@ def job(model, out, *words, task=None, seed=0):
     task = task or Sample()
     parser = sampling_parser("")
     task.add_flags(parser)
-    args = parser.parse_intermixed_args(
-        ["run", "--out", str(out), "--seed", str(seed), *map(str, words)]
-    )
+    given = ["run", "--out", str(out), "--seed", str(seed), *map(str, words)]
+    args = parser.parse_intermixed_args(given)
     check_flags(args)
     args.device = "cpu"
+    task.prepare(model, args)
     items = [{"seed": seed + i, **item} for i, item in enumerate(task.items(model, args))]
     Path(out).mkdir(exist_ok=True)
     return Job.of(task, model, args, items, checkpoint="", block={})

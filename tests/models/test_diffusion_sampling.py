@@ -5,7 +5,7 @@ import torch
 
 from ldm.diffusion.draws import KeyedDraws, normal_like
 from ldm.guidance.correction import Clipped
-from ldm.models.diffusion.sampling import Known, Start
+from ldm.models.diffusion.sampling import Known, Start, starting_noise
 from ldm.samplers.ddim import DDIM
 from ldm.samplers.known_region import KnownRegion
 from tests.models.diffusion_models import by_class, kl, latent, pixel
@@ -101,3 +101,23 @@ def test_a_guide_takes_the_place_of_guidance():
     guided = model.sample([1, 2], LABELS, steps=2, scale=3.0, guide=guide)
     assert torch.equal(guided, model.sample([1, 2], LABELS, steps=2))
     assert seen[0].batch_size == 2
+
+
+def test_noise_of_another_seed_is_drawn_as_that_seed_is():
+    model = latent(by_class()).eval()
+    want = model.sample([1, 2], LABELS, steps=3)
+    got = model.sample([8, 9], LABELS, steps=3, noise=starting_noise(model, [1, 2]))
+    assert torch.equal(got, want)
+
+
+def test_given_noise_is_the_noise_that_images_are_begun_with():
+    model = pixel().eval()
+    options = {"steps": 4, "start": Start(IMAGES, 0.5)}
+    want = model.sample([1, 2], **options)
+    got = model.sample([8, 9], noise=starting_noise(model, [1, 2]), **options)
+    assert torch.equal(got, want)
+
+
+def test_noise_of_another_shape_is_refused():
+    with pytest.raises(ValueError, match=r"shape \(2, 3, 4, 5\), expected \(2, 3, 4, 4\)"):
+        pixel().eval().sample([1, 2], steps=2, noise=torch.zeros(2, 3, 4, 5))

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from ldm.cli.running import check_least
+from ldm.cli.sampling.between import going_between
 from ldm.cli.sampling.classifier import load_classifier
 from ldm.cli.sampling.entries import Item, labelled, require_script
-from ldm.cli.sampling.task import Given, Task
+from ldm.cli.sampling.from_noise import FromNoise
+from ldm.cli.sampling.task import Given
 from ldm.config import ConfigError
 from ldm.diffusion.denoiser import Denoiser
 from ldm.guidance.gradient import ClassifierGuided
@@ -23,7 +25,7 @@ from ldm.types import Conditioning
 __all__ = ["Sample"]
 
 
-class Sample(Task):
+class Sample(FromNoise):
     """Draws `--n` images, of each class if any are given."""
 
     name = "sample"
@@ -31,8 +33,13 @@ class Sample(Task):
 
 python scripts/sample.py logs/RUN --n 16
 python scripts/sample.py logs/RUN --classes 3 17 --n 8 --scale 1.5
-python scripts/sample.py logs/RUN --classes 3 --classifier logs/CLASSIFIER"""
-    pixel_flags = ("classifier", "classifier_scale", "classifier_sha256")
+python scripts/sample.py logs/RUN --classes 3 --classifier logs/CLASSIFIER
+python scripts/sample.py logs/RUN --between 3 17 --n 8
+python scripts/sample.py logs/RUN --clip DIR --clip-prompt 'a red circle'"""
+    pixel_flags = (
+        *FromNoise.pixel_flags,
+        *("classifier", "classifier_scale", "classifier_sha256"),
+    )
     classifier: LatentClassifier | None = None
 
     def add_flags(self, parser: argparse.ArgumentParser) -> None:
@@ -43,9 +50,11 @@ python scripts/sample.py logs/RUN --classes 3 --classifier logs/CLASSIFIER"""
         add("--classifier", metavar="RUN", help="guide towards the classes by its gradient")
         add("--classifier-scale", type=float, default=1.0, metavar="SCALE", help="1 as it says")
         parser.set_defaults(classifier_sha256=None)
+        super().add_flags(parser)
 
     def prepare(self, model: Any, args: argparse.Namespace) -> None:
-        """Load the classifier."""
+        """Load the classifier, and CLIP."""
+        super().prepare(model, args)
         if args.classifier is not None:
             check_least(args, classifier_scale=0)
             self.classifier, args.classifier_sha256 = load_classifier(args, model)
@@ -53,6 +62,9 @@ python scripts/sample.py logs/RUN --classes 3 --classifier logs/CLASSIFIER"""
     def items(self, model: Any, args: argparse.Namespace) -> list[Item]:
         """Labels, or nothing."""
         require_script("scripts/sample.py", model)
+        return going_between(args, self._entries(model, args))
+
+    def _entries(self, model: Any, args: argparse.Namespace) -> list[Item]:
         if self.classifier is None:
             return labelled(model, args.classes, args.n)
         if args.classes is None:
@@ -77,6 +89,8 @@ python scripts/sample.py logs/RUN --classes 3 --classifier logs/CLASSIFIER"""
             return classifier.log_prob(x_t, t, labels)
 
         def gradient(denoiser: Denoiser) -> Denoiser:
-            return ClassifierGuided(denoiser, model.schedule, log_prob, args.classifier_scale)
+            scale = args.classifier_scale
+            guided = ClassifierGuided(denoiser, model.schedule, log_prob, scale)
+            return guided if given.gradient is None else given.gradient(guided)
 
         return replace(given, gradient=gradient)

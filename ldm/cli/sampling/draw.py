@@ -119,7 +119,9 @@ def _draw_again(task: Task, args: argparse.Namespace) -> Path:
     record = read_record(path)
     if record.script != task.name:
         raise ConfigError(f"--from-png {path}: scripts/{record.script}.py drew it: use that")
-    vars(args).update({name: record.flags[name] for name in task.all_pixel_flags})
+    # a picture may be older than a flag
+    known = [name for name in task.all_pixel_flags if name in record.flags]
+    vars(args).update({name: record.flags[name] for name in known})
     args.run = args.run or record.run
     if not Path(args.run).exists():
         raise ConfigError(

@@ -5,20 +5,22 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from ldm.cli.sampling.between import going_between
 from ldm.cli.sampling.entries import Item, captioned, read_captions, require_script
-from ldm.cli.sampling.task import Task
+from ldm.cli.sampling.from_noise import FromNoise
 
 __all__ = ["TextToImage"]
 
 
-class TextToImage(Task):
+class TextToImage(FromNoise):
     """Draws captions, `--n` images of each."""
 
     name = "txt2img"
     description = """Draw what captions say with a trained text-to-image model.
 
 python scripts/txt2img.py logs/RUN --prompt "a small red circle at the top on white" --n 4
-python scripts/txt2img.py logs/RUN --from-file captions.txt --steps 30 --scale 3"""
+python scripts/txt2img.py logs/RUN --from-file captions.txt --steps 30 --scale 3
+python scripts/txt2img.py logs/RUN --prompt "a red circle" --between 3 17 --n 8"""
 
     def add_flags(self, parser: argparse.ArgumentParser) -> None:
         """Captions, and how many of each."""
@@ -27,9 +29,11 @@ python scripts/txt2img.py logs/RUN --from-file captions.txt --steps 30 --scale 3
         add("--from-file", metavar="TXT", help="captions, one per line")
         add("--n", "--n_samples", type=int, default=4, help="images of each caption")
         parser.set_defaults(scale=3.0)
+        super().add_flags(parser)
 
     def items(self, model: Any, args: argparse.Namespace) -> list[Item]:
         """Captions of the command line, then those of the file."""
         require_script("scripts/txt2img.py", model)
         captions = read_captions(args.prompt, args.from_file)
-        return captioned(model, [text for text in captions for _ in range(args.n)])
+        items = captioned(model, [text for text in captions for _ in range(args.n)])
+        return going_between(args, items)

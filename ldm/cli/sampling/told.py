@@ -8,7 +8,7 @@ from typing import Any
 from ldm.cli.sampling.entries import Item, captioned, kind_of, labelled
 from ldm.config import ConfigError
 
-__all__ = ["add_told", "told"]
+__all__ = ["add_told", "entries", "told"]
 
 
 def add_told(parser: argparse.ArgumentParser) -> None:
@@ -21,10 +21,18 @@ def add_told(parser: argparse.ArgumentParser) -> None:
 
 def told(model: Any, args: argparse.Namespace) -> Item:
     """The captions and labels that the model reads; ConfigError unless the flags give these."""
+    return entries(model, args.prompt, args.label)
+
+
+def entries(model: Any, prompt: str | None, label: int | None, flags: str = "--") -> Item:
+    """A caption and a class as the model reads them; ConfigError unless it reads just these.
+
+    flags: what the flags that give them begin with.
+    """
     is_captioned = any(kind_of(part) == "caption" for part in model.conditioner.parts)
-    if is_captioned and args.prompt is None:
-        raise ConfigError("--prompt is needed: this model draws what captions say")
-    if args.prompt is not None and not is_captioned:
-        raise ConfigError(f"--prompt {args.prompt!r}: this model was trained without captions")
-    captions = captioned(model, [args.prompt])[0] if is_captioned else {}
-    return captions | labelled(model, None if args.label is None else [args.label], 1, "--class")[0]
+    if is_captioned and prompt is None:
+        raise ConfigError(f"{flags}prompt is needed: this model draws what captions say")
+    if prompt is not None and not is_captioned:
+        raise ConfigError(f"{flags}prompt {prompt!r}: this model was trained without captions")
+    captions = captioned(model, [prompt])[0] if prompt is not None else {}
+    return captions | labelled(model, None if label is None else [label], 1, f"{flags}class")[0]

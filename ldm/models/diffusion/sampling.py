@@ -11,17 +11,20 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ldm.diffusion.denoiser import Denoiser
-from ldm.diffusion.draws import KeyedDraws, normal_like
+from ldm.diffusion.draws import KeyedDraws
+from ldm.diffusion.interpolation import slerp
 from ldm.guidance.classifier_free import ClassifierFree
 from ldm.guidance.correction import Clipped
 from ldm.samplers.base import Callback, Sampler
+from ldm.samplers.inversion import DDIMInversion
 from ldm.samplers.known_region import KnownRegion
+from ldm.tensor import sent_to
 from ldm.types import Conditioning
 
 if TYPE_CHECKING:
     from ldm.models.diffusion.ddpm import DDPM
 
-__all__ = ["Known", "SampleOptions", "Start", "Weights", "sample"]
+__all__ = ["Inverted", "Known", "SampleOptions", "Start", "Weights", "sample", "starting_noise"]
 
 Batch = Mapping[str, Any]
 Weights = Literal["ema", "raw"]
@@ -53,6 +56,32 @@ class Start:
 
 
 @dataclass(frozen=True)
+class Inverted:
+    """The noise that images are drawn from, and a share of it replaced: variations of them.
+
+    DDIM's steps up the noise levels of the sampler's grid, without guidance
+    (`ldm.samplers.inversion`), lead from an image to its noise; a deterministic sampler leads back,
+    as far as steps are small and nothing guides it.
+
+    images: (B, C, H, W) in [-1, 1].
+    strength: share of the noise that is replaced by that of the seed, by `slerp`: 0 draws the
+        images again, 1 begins from the seed alone.
+    batch: entries that describe the images; None for those that are drawn.
+    guide: makes the denoiser that is inverted, such as one in windows; None for the model's own.
+    """
+
+    images: Tensor
+    strength: float
+    batch: Batch | None = None
+    guide: Guide | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a share that is none."""
+        if not 0 <= self.strength <= 1:
+            raise ValueError(f"strength is {self.strength}, expected 0 to 1")
+
+
+@dataclass(frozen=True)
 class Known:
     """Images of which a part stays as it is, while the rest is drawn to go with it.
 
@@ -79,6 +108,8 @@ class SampleOptions(TypedDict, total=False):
         the images where there are any.
     weights: averaged ("ema", default) or as trained ("raw").
     start, known: images to begin from, or to keep a part of.
+    noise: (B, C, h, w), what is drawn from in place of the seeds' own noise, of unit variance
+        (`starting_noise` has theirs).
     callback: see `Sampler.sample`.  decode_batch: images decoded together; all by default.
     """
 
@@ -89,7 +120,8 @@ class SampleOptions(TypedDict, total=False):
     size: tuple[int, int] | None
     weights: Weights
     sampler: Sampler | None
-    start: Start | None
+    start: Start | Inverted | None
+    noise: Tensor | None
     known: Known | None
     callback: Callback | None
     decode_batch: int | None
@@ -114,7 +146,7 @@ def sample(
         mask = known.cells((height, width)).to(z)
         denoiser = KnownRegion(denoiser, self.schedule, z, mask, draws)
         options = {**options, "size": (height, width)}
-    x, node = _first_state(self, draws, sampler, options)
+    x, node = _first_state(self, draws, sampler, cond, options)
     z = sampler.sample(
         denoiser,
         x,
@@ -128,6 +160,17 @@ def sample(
     return _decoded(self, z, options.get("decode_batch"))
 
 
+def starting_noise(
+    model: DDPM, seeds: Sequence[int | str], size: Sequence[int] | None = None
+) -> Tensor:
+    """The noise that `sample` draws from with these seeds: (B, C, h, w), of unit variance.
+
+    size: height and width in cells of what is diffused; `image_size` by default.
+    """
+    shape = (model.channels, *(size or model.latent_size))
+    return sent_to(KeyedDraws(seeds, seed=0).normal(shape, "x_T"), model.device)
+
+
 def _denoiser(
     model: DDPM,
     draws: KeyedDraws,
@@ -136,8 +179,7 @@ def _denoiser(
     options: SampleOptions,
 ) -> Denoiser:
     """The model's denoiser and what steers it."""
-    net = model.ema_denoiser if options.get("weights", "ema") == "ema" else model.denoiser
-    denoiser: Denoiser = model.told(net, draws)
+    denoiser = _own(model, draws, options)
     scale, guide = options.get("scale", 1.0), options.get("guide")
     is_guided = isinstance(scale, Tensor) or scale != 1
     null = None
@@ -148,23 +190,64 @@ def _denoiser(
         denoiser = guide(denoiser, null)
     elif is_guided and null is not None:
         denoiser = ClassifierFree(denoiser, scale, null)
+    return _clipped(model, denoiser)
+
+
+def _own(model: DDPM, draws: KeyedDraws, options: SampleOptions) -> Denoiser:
+    """The denoiser of the weights that are asked for."""
+    net = model.ema_denoiser if options.get("weights", "ema") == "ema" else model.denoiser
+    return model.told(net, draws)
+
+
+def _clipped(model: DDPM, denoiser: Denoiser) -> Denoiser:
     return Clipped(denoiser, model.schedule) if model.clip_denoised else denoiser
 
 
 def _first_state(
-    model: DDPM, draws: KeyedDraws, sampler: Sampler, options: SampleOptions
+    model: DDPM,
+    draws: KeyedDraws,
+    sampler: Sampler,
+    cond: Conditioning | None,
+    options: SampleOptions,
 ) -> tuple[Tensor, int]:
     """The state (B, C, h, w) that sampling begins from, and the node of the grid it belongs to."""
-    start = options.get("start")
+    start, schedule = options.get("start"), model.schedule
     if start is None:
-        size = options.get("size") or model.latent_size
-        noise = draws.normal((model.channels, *size), "x_T").to(model.device)
-        return noise * model.schedule.prior_std, 0
-    z = model.encode(start.images.to(model.device))
-    times = sampler.times(model.schedule, options.get("steps", 50))
-    node = start.node(len(times) - 1)
-    t = model.schedule.tensor_of(times[node : node + 1], z).expand(len(z))
-    return model.schedule.noised(z, normal_like(draws, z, "x_T"), t), node
+        return _noise(model, draws, options.get("size"), options) * schedule.prior_std, 0
+    z, steps = model.encode(start.images.to(model.device)), options.get("steps", 50)
+    noise = _noise(model, draws, z.shape[2:], options)
+    if isinstance(start, Start):
+        times = sampler.times(schedule, steps)
+        node = start.node(len(times) - 1)
+        t = schedule.tensor_of(times[node : node + 1], z).expand(len(z))
+        return schedule.noised(z, noise.to(z), t), node
+    noise = noise * schedule.prior_std
+    if start.strength == 1:
+        return noise, 0
+    denoiser = _own(model, draws, options)
+    if start.guide is not None:
+        denoiser = start.guide(denoiser, None)
+    inverted = DDIMInversion(sampler.grid).sample(
+        _clipped(model, denoiser),
+        z.to(torch.promote_types(z.dtype, noise.dtype)),  # states are no matrix products
+        schedule=schedule,
+        steps=steps,
+        cond=cond if start.batch is None else model.conditioner(start.batch),
+    )
+    return slerp(inverted, noise, start.strength), 0
+
+
+def _noise(
+    model: DDPM, draws: KeyedDraws, size: Sequence[int] | None, options: SampleOptions
+) -> Tensor:
+    """The noise (B, C, h, w) of unit variance that is drawn from."""
+    shape = (len(draws.keys), model.channels, *(size or model.latent_size))
+    noise = options.get("noise")
+    if noise is None:
+        return starting_noise(model, draws.keys, shape[2:])
+    if tuple(noise.shape) != shape:
+        raise ValueError(f"noise has shape {tuple(noise.shape)}, expected {shape}")
+    return sent_to(noise, model.device)
 
 
 def _decoded(model: DDPM, z: Tensor, size: int | None) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a model is told, held against its latents before the start."""
+"""Low-resolution images that a model is told, held against its latents before the start."""
 
 import pytest
 
@@ -35,6 +35,6 @@ def test_a_low_resolution_image_of_another_size_than_the_latents_is_refused(
     factor, encoder, joined
 ):
     side = 32 // factor
-    message = f"train: LR_image of {side} x {side} pixels is joined as {joined} x {joined} to "
-    with pytest.raises(ConfigError, match=f"{message}latents of 16 x 16; expected one size"):
+    given = rf"train: 'LR_image' of shape \({side}, {side}, 3\), which \w+ encodes, "
+    with pytest.raises(ConfigError, match=rf"{given}becomes {joined} x .* has 16 x 16"):
         start(factor, **encoder)
