@@ -40,10 +40,11 @@ def benchmark(argv: Sequence[str]) -> None:
     model = without_weights(block)
     print(f"{args.config}, {args.precision}, batch {args.batch_size}; {machine(setting)}")
     clock = "wall time" if setting.is_cuda else "processor time, summed over threads"
-    print(f"seconds and utilisation: of {clock}; images/s: of wall time; medians")
     if args.sampling:
+        print(f"seconds: of {clock}; medians, with quartiles over calls")
         _sampling(Drawing(block, setting), args.steps)
         return
+    print(f"seconds and utilisation: of {clock}; images/s: of wall time; medians")
     print("weights are random; images, latents and conditions are given")
     if is_first_stage(model) and model.loss.perceptual_loss is not None:
         print("LPIPS has random weights too: its cost, not its judgement")
@@ -62,9 +63,7 @@ def benchmark(argv: Sequence[str]) -> None:
 
 def _sampling(drawing: Drawing, steps: int) -> None:
     """Draw with each solver, and print a row when it is done."""
-    print(
-        "weights are random, latents are drawn and conditions are given; seconds are of busy time"
-    )
+    print("weights are random, conditions are given; what is drawn are latents")
     print("guidance: classifier-free" if drawing.is_guided else "no condition, so no guidance")
     print(markdown_table(DRAWN_HEADER, []), flush=True)
     first = None
@@ -74,10 +73,10 @@ def _sampling(drawing: Drawing, steps: int) -> None:
     if (times := drawing.cast_each_call()) is not None:
         held, cast = times["held"], times["cast"]
         ratio = cast.ratio_to(held)
+        print(f"weights held in bf16: {held.typical_busy:.3g} s a call of twice the batch")
         print(
-            f"weights held in bf16: {held.typical_busy:.3g} s a call of twice the batch; ", end=""
+            f"cast from float32 at each call: {cast.typical_busy:.3g} s, {ratio:.2f} times as long"
         )
-        print(f"cast from float32 at each: {cast.typical_busy:.3g} s, {ratio:.2f} times as long")
     if first is not None and (seconds := drawing.decoding()) is not None:
         share = 100 * seconds / first.total
         print(f"decoding, which no row holds: {seconds:.3g} s, {share:.1f} % of the first draw")
@@ -86,7 +85,8 @@ def _sampling(drawing: Drawing, steps: int) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description="Measure the training step of a configuration: time, images per second, peak "
-        "memory, model FLOPs and utilisation; of a diffusion model also the sampling loop.",
+        "memory, model FLOPs and utilisation; of a diffusion model also the sampling loop. With "
+        "--sampling: drawing beside the bare calls of its network.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("config", help="YAML file with a block `model`")
