@@ -42,6 +42,7 @@ DRAWN_HEADER = [
     "bare call",
     "evaluation / bare call",
     "draw / bare calls",
+    "the same, wall",
     "between calls",
     "between / bare call",
     "before and after",
@@ -97,6 +98,7 @@ class Draw:
     rows: of a call of the network, twice the images where there is guidance.
     inside, bare: of each call, by the draw and bare.  laps: `inside` with what led to it.
     total: of the draw without the bare calls; what is drawn are latents.
+    wall_ratio: of the draw to as many bare calls, by the seconds that passed.
     """
 
     solver: str
@@ -106,6 +108,7 @@ class Draw:
     bare: list[float]
     laps: list[float]
     total: float
+    wall_ratio: float
 
     @property
     def ratio(self) -> float:
@@ -134,6 +137,7 @@ class Draw:
             f"{_spread(self.bare, '.3g')} s",
             _spread(ratios, ".3f"),
             f"{self.ratio:.3f}",
+            f"{self.wall_ratio:.3f}",
             f"{1e6 * between:.0f} us",
             f"{100 * between / bare:.2f} %",
             f"{1e3 * self.around:.1f} ms",
@@ -191,6 +195,7 @@ class Drawing:
             )
         tail = self.setting.now() - twinned.left
         laps = [lap.busy for lap in twinned.laps]
+        wall = sum(lap.wall for lap in twinned.laps) + tail.wall
         return Draw(
             solver=solver,
             steps=steps,
@@ -199,6 +204,7 @@ class Drawing:
             bare=[each.busy for each in twinned.bare],
             laps=laps,
             total=sum(laps) + tail.busy,
+            wall_ratio=wall / sum(each.wall for each in twinned.bare),
         )
 
     def cast_each_call(self, rounds: int = 5) -> Mapping[str, Times] | None:

@@ -52,13 +52,15 @@ def test_a_lap_is_a_call_and_what_led_to_it_without_the_bare_call():
 
 
 def test_what_is_outside_of_the_network_is_what_remains():
-    draw = Draw("ddim", 3, 2, inside=[2, 2, 2], bare=[2, 2, 4], laps=[5, 2.5, 2.5], total=12)
+    seconds = {"inside": [2, 2, 2], "bare": [2, 2, 4], "laps": [5, 2.5, 2.5], "total": 12}
+    draw = Draw("ddim", 3, 2, **seconds, wall_ratio=1.25)
     assert draw.ratio == 12 / 8
     assert draw.between == [0.5, 0.5]
     assert draw.around == 5  # 3 before the first call, 2 after the last
     cells = dict(zip(DRAWN_HEADER, draw.cells(), strict=True))
     assert cells["between / bare call"] == "25.00 %"
     assert cells["before and after"] == "5000.0 ms"
+    assert cells["the same, wall"] == "1.250"
 
 
 @pytest.mark.slow  # draws with every solver
@@ -73,6 +75,7 @@ def test_a_call_has_twice_the_batch_where_there_is_guidance(block, rows):
         calls = sampler_named(draw.solver).evaluations(5)
         assert len(draw.inside) == len(draw.bare) == len(draw.laps) == calls
         assert 0 < sum(draw.inside) < draw.total
+        assert 0.1 < draw.wall_ratio < 10
         assert math.isclose(sum(draw.inside) + sum(draw.between) + draw.around, draw.total)
 
 
