@@ -1,7 +1,10 @@
 """Measure the training step of a configuration, beside the same networks of diffusers if asked.
 
+With --sampling: drawing, beside the bare calls of its network.
+
 python scripts/benchmark.py configs/quickstart/ldm.yaml
 python scripts/benchmark.py configs/benchmark/uncond.yaml --against diffusers --precision fp32
+python scripts/benchmark.py configs/benchmark/sampling-kl-f8.yaml --sampling
 """
 
 from __future__ import annotations
@@ -13,8 +16,11 @@ from collections.abc import Sequence
 
 from ldm.benchmark.configuration import is_first_stage, measured_block, without_weights
 from ldm.benchmark.report import machine, rows, sampler_line, table
+from ldm.benchmark.sampling import DRAWN_HEADER, Drawing
 from ldm.benchmark.setting import Setting
 from ldm.cli.exits import exit_code
+from ldm.config import ConfigError
+from ldm.evaluation.tables import markdown_table
 
 
 def benchmark(argv: Sequence[str]) -> None:
@@ -28,10 +34,16 @@ def benchmark(argv: Sequence[str]) -> None:
         is_compiled=args.compile,
     )
     setting.apply()
+    if args.sampling and args.against:
+        raise ConfigError("--sampling: compared with the network alone, leave --against out")
     block = measured_block(args.config, args.overrides)
     model = without_weights(block)
     print(f"{args.config}, {args.precision}, batch {args.batch_size}; {machine(setting)}")
     clock = "wall time" if setting.is_cuda else "processor time, summed over threads"
+    if args.sampling:
+        print(f"seconds: of {clock}; medians, with quartiles over calls")
+        _sampling(Drawing(block, setting), args.steps)
+        return
     print(f"seconds and utilisation: of {clock}; images/s: of wall time; medians")
     print("weights are random; images, latents and conditions are given")
     if is_first_stage(model) and model.loss.perceptual_loss is not None:
@@ -49,10 +61,32 @@ def benchmark(argv: Sequence[str]) -> None:
         print(sampler_line(setting, against=args.against))
 
 
+def _sampling(drawing: Drawing, steps: int) -> None:
+    """Draw with each solver, and print a row when it is done."""
+    print("weights are random, conditions are given; what is drawn are latents")
+    print("guidance: classifier-free" if drawing.is_guided else "no condition, so no guidance")
+    print(markdown_table(DRAWN_HEADER, []), flush=True)
+    first = None
+    for draw in drawing.draws(steps):
+        first = first or draw
+        print(f"| {' | '.join(draw.cells())} |", flush=True)
+    if (times := drawing.cast_each_call()) is not None:
+        held, cast = times["held"], times["cast"]
+        ratio = cast.ratio_to(held)
+        print(f"weights held in bf16: {held.typical_busy:.3g} s a call of twice the batch")
+        print(
+            f"cast from float32 at each call: {cast.typical_busy:.3g} s, {ratio:.2f} times as long"
+        )
+    if first is not None and (seconds := drawing.decoding()) is not None:
+        share = 100 * seconds / first.total
+        print(f"decoding, which no row holds: {seconds:.3g} s, {share:.1f} % of the first draw")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description="Measure the training step of a configuration: time, images per second, peak "
-        "memory, model FLOPs and utilisation; of a diffusion model also the sampling loop.",
+        "memory, model FLOPs and utilisation; of a diffusion model also the sampling loop. With "
+        "--sampling: drawing beside the bare calls of its network.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("config", help="YAML file with a block `model`")
@@ -68,6 +102,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     parser.add_argument("--compile", action="store_true", help="compile the networks")
+    parser.add_argument("--sampling", action="store_true", help="measure drawing instead")
+    parser.add_argument(
+        "--steps", type=_positive, default=50, help="of the first solver drawn with"
+    )
     parser.add_argument("--no-memory", action="store_true", help="leave peak memory out")
     return parser
 

@@ -30,7 +30,7 @@ from ldm.models.optim import build_optimizer
 from ldm.nets.compilation import compile_for_several_gradients
 from ldm.spelling import require_known
 
-__all__ = ["OURS", "PEERS", "Contender", "contender"]
+__all__ = ["OURS", "PEERS", "Contender", "contender", "randomize"]
 
 OURS = "ldm"
 # the other library in both memory layouts: which is the faster one depends on the machine
@@ -80,7 +80,7 @@ class _DenoisingStep:
             given["params"] = {**given["params"], "unet_config": peer}
         self.setting = setting
         self.model = instantiate_model(given).to(setting.device)
-        _randomize(self.model.model)
+        randomize(self.model.model)
         self.model.model.to(memory_format=layout)
         if self.model.model_ema is not None:
             self.model.model_ema = EMA(self.model.model).to(setting.device)
@@ -111,7 +111,7 @@ class _FirstStageStep:
         self.setting = setting
         self.model = instantiate_model(block).to(setting.device)
         self.model.to(memory_format=layout).train()
-        _randomize(self.model)
+        randomize(self.model)
         accept_random_lpips(self.model.loss)
         if setting.is_compiled:
             self.model.compile_networks()
@@ -149,7 +149,7 @@ class _PeerFirstStageStep:
         self.loss: FirstStageLoss = build(params["lossconfig"], path="lossconfig")
         self.loss.to(setting.device).to(memory_format=layout).train()
         for module in (self.net, self.loss):
-            _randomize(module)
+            randomize(module)
         accept_random_lpips(self.loss)
         if setting.is_compiled:
             networks: list[Any] = [self.net.encoder, self.net.decoder, self.loss.discriminator]
@@ -216,7 +216,7 @@ def _images(block: Block, setting: Setting) -> Tensor:
     return torch.rand(setting.batch_size, *size, device=setting.device) * 2 - 1
 
 
-def _randomize(module: nn.Module) -> None:
+def randomize(module: nn.Module) -> None:
     """Weights that no layer starts at zero with, so that no arithmetic is on zeros."""
     with torch.no_grad():
         for parameter in module.parameters():

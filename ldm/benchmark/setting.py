@@ -28,6 +28,10 @@ class Elapsed(NamedTuple):
     busy: float
     wall: float
 
+    def __sub__(self, start: Elapsed) -> Elapsed:
+        """From one reading of the clocks to another."""
+        return Elapsed(self.busy - start.busy, self.wall - start.wall)
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -82,16 +86,16 @@ class Setting:
 
     def timed(self, function: Callable[[], object]) -> Elapsed:
         """How long a call takes, until its device has done everything."""
-        self._synchronize()
-        busy, wall = time.process_time(), time.perf_counter()
+        start = self.now()
         function()
-        self._synchronize()
-        wall = time.perf_counter() - wall
-        return Elapsed(wall if self.is_cuda else time.process_time() - busy, wall)
+        return self.now() - start
 
-    def _synchronize(self) -> None:
+    def now(self) -> Elapsed:
+        """What both clocks say once the device has done everything."""
         if self.is_cuda:
             torch.cuda.synchronize(self.device)
+        wall = time.perf_counter()
+        return Elapsed(wall if self.is_cuda else time.process_time(), wall)
 
     def replaced(self, **changes: Any) -> Setting:
         """This setting with some of its values changed."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ldm.conditioning.base import Embedder, Slot
+from ldm.conditioning.encodings import Encodings
 from ldm.diffusion.draws import Draws
 from ldm.tensor import to_image_tensor
 from ldm.types import Conditioning
@@ -52,20 +53,28 @@ class Conditioner:
     parts: tuple[Part, ...] = ()
 
     def __call__(
-        self, batch: Mapping[str, Any], *, draws: Draws | None = None
+        self,
+        batch: Mapping[str, Any],
+        *,
+        draws: Draws | None = None,
+        encodings: Encodings | None = None,
     ) -> Conditioning | None:
         """The condition of a batch; None when there are no parts.
 
         draws: given in training, entries are dropped at each encoder's `drop_rate`. Encoders of
             one entry share its random number, so those of the same rate drop it together.
+        encodings: given in sampling, equal captions are encoded once.
         """
-        return self._encode([self._drop(part, batch, draws) for part in self.parts])
+        return self._encode([self._drop(part, batch, draws) for part in self.parts], encodings)
 
-    def null(self, batch: Mapping[str, Any]) -> Conditioning | None:
+    def null(
+        self, batch: Mapping[str, Any], *, encodings: Encodings | None = None
+    ) -> Conditioning | None:
         """What "no condition" means for this model, for the unconditional half of guidance.
 
         Attended and vector conditions become null. A concatenated one stays as it is unless the
         model was trained without it now and then: guidance by text keeps the map it draws on.
+        encodings: given in sampling, the empty caption is encoded once.
         """
         values = []
         for part in self.parts:
@@ -73,7 +82,7 @@ class Conditioner:
             if part.slot != "concat" or part.embedder.drop_rate > 0:
                 value = part.embedder.drop(value, torch.ones(len(value), dtype=torch.bool))
             values.append(value)
-        return self._encode(values)
+        return self._encode(values, encodings)
 
     def prepare(self) -> None:
         """Have every encoder load what its constructor left out."""
@@ -88,12 +97,14 @@ class Conditioner:
         dropped = draws.uniform(f"drop {part.key}") < part.embedder.drop_rate
         return part.embedder.drop(value, dropped)
 
-    def _encode(self, values: Sequence[Any]) -> Conditioning | None:
+    def _encode(self, values: Sequence[Any], encodings: Encodings | None) -> Conditioning | None:
         if not self.parts:
             return None
         slots: dict[str, list[Tensor]] = {}
         for part, value in zip(self.parts, values, strict=True):
-            slots.setdefault(part.slot, []).append(part.embedder.encode(value))
+            embedder = part.embedder
+            encoded = embedder.encode(value) if encodings is None else encodings.of(embedder, value)
+            slots.setdefault(part.slot, []).append(encoded)
         return Conditioning(
             **{
                 slot: outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,16 +22,16 @@ __all__ = ["Memory", "Moment", "current_moment", "host_times", "moment_of_run"]
 
 @dataclass(frozen=True)
 class Memory:
-    """What wrappers keep during one run, each its own tensor."""
+    """What wrappers keep during one run, each one value of its own."""
 
     # with the owner, so that its id is not given to another object before the run ends
-    _kept: dict[int, tuple[object, Tensor]] = field(default_factory=dict)
+    _kept: dict[int, tuple[object, Any]] = field(default_factory=dict)
 
-    def recall(self, owner: object) -> Tensor | None:
+    def recall(self, owner: object) -> Any:
         """What the owner kept at the evaluation before; None at its first of this run."""
         return self._kept[id(owner)][1] if id(owner) in self._kept else None
 
-    def keep(self, owner: object, value: Tensor) -> None:
+    def keep(self, owner: object, value: object) -> None:
         """Keep this for the owner's next evaluation."""
         self._kept[id(owner)] = (owner, value)
 

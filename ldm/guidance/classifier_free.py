@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ldm.diffusion.denoiser import Denoiser
+from ldm.diffusion.moment import current_moment
 from ldm.guidance.contrast import Contrast
 from ldm.types import Conditioning, Prediction
 
@@ -39,7 +40,7 @@ class ClassifierFree(Contrast):
         both = self.denoiser(
             torch.cat([x_t, x_t]),
             torch.cat([t, t]),
-            Conditioning.cat([self._null(len(x_t)), _required(cond)]),
+            self._both(_required(cond), len(x_t)),
         )
         x0_u, x0_c = both.x0.chunk(2)
         eps_u, eps_c = both.eps.chunk(2)
@@ -52,6 +53,18 @@ class ClassifierFree(Contrast):
     def weak_alone(self, x_t: Tensor, t: Tensor, cond: Conditioning | None) -> Prediction:
         """Prediction without the condition."""
         return self.denoiser(x_t, t, self._null(len(x_t)))
+
+    def _both(self, cond: Conditioning, batch_size: int) -> Conditioning:
+        """The condition of both halves; in a run, whose condition stays the same, joined once."""
+        moment = current_moment()
+        joined: tuple[Conditioning, Conditioning] | None = None
+        if moment is not None:
+            joined = moment.memory.recall(self)
+        if joined is None or joined[0] is not cond:
+            joined = cond, Conditioning.cat([self._null(batch_size), cond])
+            if moment is not None:
+                moment.memory.keep(self, joined)
+        return joined[1]
 
     def _null(self, batch_size: int) -> Conditioning:
         if self.null.batch_size == batch_size:

@@ -83,7 +83,7 @@ class Projected:
         moment = current_moment()
         if not self.momentum or moment is None:
             return difference
-        before = moment.memory.recall(self)
+        before: Tensor | None = moment.memory.recall(self)
         if before is not None:
             difference = difference.add(before, alpha=self.momentum)
         moment.memory.keep(self, difference.detach())

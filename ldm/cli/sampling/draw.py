@@ -18,6 +18,7 @@ from ldm.cli.running import output_directory
 from ldm.cli.sampling.flags import check_flags, sampling_parser
 from ldm.cli.sampling.job import Job
 from ldm.cli.sampling.loading import checkpoint_and_block, load_model
+from ldm.cli.sampling.networks import prepare_networks
 from ldm.cli.sampling.record import read_record, save_png
 from ldm.cli.sampling.task import Task
 from ldm.cli.sampling.workers import Workers
@@ -50,8 +51,6 @@ def draw_task(task: Task, argv: Sequence[str]) -> Path:
         output_directory(args.out)
         if workers.index == 0:
             job.begin()
-        if args.compile:
-            model.compile_networks()
         _draw(job, workers)
     return job.out
 
@@ -76,6 +75,7 @@ def _loaded(task: Task, args: argparse.Namespace) -> tuple[Any, str, dict[str, A
     if args.weak is not None:
         args.weak_denoiser, args.weak_sha256 = _weak(args, model)
     task.prepare(model, args)
+    prepare_networks(model, args)
     return model, sha256_of(checkpoint), block
 
 
@@ -122,6 +122,7 @@ def _draw_again(task: Task, args: argparse.Namespace) -> Path:
     # a picture may be older than a flag
     known = [name for name in task.all_pixel_flags if name in record.flags]
     vars(args).update({name: record.flags[name] for name in known})
+    args.compile = (args.compile or "default") if args.compiled else None
     args.run = args.run or record.run
     if not Path(args.run).exists():
         raise ConfigError(

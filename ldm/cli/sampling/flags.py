@@ -53,7 +53,13 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
     add(
         "--precision", choices=("fp32", "bf16"), default="fp32", help="precision of matrix products"
     )
-    add("--compile", action="store_true", help="compile the network first: pays for many images")
+    add(
+        "--compile",
+        nargs="?",
+        choices=("default", "graphs"),
+        const="default",
+        help="compile the network first, which pays for many images; graphs: with CUDA graphs",
+    )
     add("--worker", metavar="NUMBER/PARENT", help=argparse.SUPPRESS)
 
 
@@ -89,6 +95,8 @@ def check_flags(args: argparse.Namespace) -> None:
         raise ConfigError("--H and --W: give both, or --size H W")
     if height is not None:
         args.size = [height, width]
+    # None where it is not: what records of before there was this flag say too
+    args.compiled = True if args.compile is not None and args.from_png is None else None
     if args.run is None and args.from_png is None:
         raise ConfigError("RUN is missing: a run directory, or a checkpoint")
     check_least(args, n=1, batch_size=1, decode_batch=1, seed=0, steps=1, eta=0, processes=1)

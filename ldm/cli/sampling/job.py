@@ -7,7 +7,7 @@ import json
 import math
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from ldm.cli.sampling.options import sample_options
 from ldm.cli.sampling.preview import Preview
 from ldm.cli.sampling.record import Record, save_png
 from ldm.cli.sampling.task import Task
+from ldm.conditioning.encodings import Encodings
 from ldm.config import ConfigError
 from ldm.hashing import hash64
 from ldm.models.diffusion.sampling import SampleOptions
@@ -43,7 +44,7 @@ class Job:
 
     items: of every image.  args: the flags.  record: what PNGs say of model and flags; items and
     index are those of each batch.  options: of the model's `sample`.  guidance: that of the flags,
-    if any.  out: the directory.
+    if any.  out: the directory.  encodings: of captions, encoded once for the whole job.
     """
 
     task: Task
@@ -54,6 +55,7 @@ class Job:
     options: SampleOptions
     guidance: Guidance | None
     out: Path
+    encodings: Encodings = field(default_factory=Encodings)
 
     @staticmethod
     def of(
@@ -102,6 +104,18 @@ class Job:
                 batches.append(range(index, index + 1))
         return batches
 
+    def together(self, batch: range) -> list[int]:
+        """The images that are computed with a batch, itself first.
+
+        A compiled network would be compiled once more for a smaller batch, so its last image is
+        drawn again until it is as large as the others of its size.
+        """
+        if not self.args.compiled or len(batch) == self.args.batch_size:
+            return list(batch)
+        size = self.items[batch.start].get("size")
+        alike = [b for b in self.batches() if self.items[b.start].get("size") == size]
+        return [*batch, *[batch[-1]] * (max(map(len, alike)) - len(batch))]
+
     def missing(self, batch: range) -> bool:
         """Whether an image of the batch is not there yet."""
         return not all(self.path(index).is_file() for index in batch)
@@ -143,7 +157,7 @@ class Job:
         items = [self.items[index] for index in batch]
         given = self.task.given(self.model, self.args, items)
         options: SampleOptions = {**self.options, **given.options}
-        options["callback"] = callback
+        options["callback"], options["encodings"] = callback, self.encodings
         if given.gradient is not None:
             guide = self.guidance or Guidance(self.model.schedule, self.args.scale)
             options["guide"] = replace(guide, gradient=given.gradient)
@@ -155,9 +169,10 @@ class Job:
 
     def write(self, batch: range) -> None:
         """Draw a batch and write its images."""
-        items = [self.items[index] for index in batch]
+        drawn = self.together(batch)
+        items = [self.items[index] for index in drawn]
         preview = None if self.args.preview is None else Preview(self.args.preview)
-        images = self.draw(batch, preview)
+        images = self.draw(drawn, preview)[: len(batch)]
         if preview is not None:
             preview.write(self.model, [self.path(index) for index in batch])
         for index, image in zip(batch, images, strict=True):

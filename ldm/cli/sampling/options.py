@@ -18,6 +18,7 @@ __all__ = ["PIXEL_FLAGS", "add_sampler", "sample_options"]
 # flags on which the pixels of an image depend, beside the model, its seed and its item
 PIXEL_FLAGS = (
     *("steps", "sampler", "times", "eta", "size", "weights", "precision", "decode_batch"),
+    "compiled",  # whether by --compile; CUDA graphs replay the same kernels
     *GUIDANCE_FLAGS,
 )
 

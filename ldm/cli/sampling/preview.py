@@ -39,8 +39,9 @@ class Preview:
             self.estimates.append(prediction.x0)
 
     def write(self, model: Any, paths: Sequence[Path]) -> None:
-        """Decode what was kept and write a file beside each image's path."""
-        frames = np.stack([to_uint8(model.decode(each)).cpu().numpy() for each in self.estimates])
+        """Decode what was kept of the first images, and write a file beside the path of each."""
+        estimates = [each[: len(paths)] for each in self.estimates]
+        frames = np.stack([to_uint8(model.decode(each)).cpu().numpy() for each in estimates])
         for path, own in zip(paths, frames.swapaxes(0, 1), strict=True):
             _write(own, path, self.kind)
 

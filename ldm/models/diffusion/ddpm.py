@@ -181,9 +181,9 @@ class DDPM(PublishedMethods, OneOptimizer):
 
     def compile_networks(self) -> None:
         """Compile the network that is trained and the averaged one, without touching their keys."""
-        self.model.diffusion_model.compile(dynamic=False)
-        if self.model_ema is not None:
-            self.model_ema.module.get_submodule("diffusion_model").compile(dynamic=False)
+        for denoiser in (self.denoiser, self.ema_denoiser):
+            assert isinstance(denoiser.net, DiffusionWrapper)
+            denoiser.net.compile_network()
 
 
 class LatentDiffusion(ScaledLatents, DDPM):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ldm.conditioning.encodings import Encodings
 from ldm.diffusion.denoiser import Denoiser
 from ldm.diffusion.draws import KeyedDraws
 from ldm.diffusion.interpolation import slerp
@@ -111,6 +112,7 @@ class SampleOptions(TypedDict, total=False):
     noise: (B, C, h, w), what is drawn from in place of the seeds' own noise, of unit variance
         (`starting_noise` has theirs).
     callback: see `Sampler.sample`.  decode_batch: images decoded together; all by default.
+    encodings: of captions, kept between calls whose weights and precision are the same.
     """
 
     steps: int
@@ -125,6 +127,7 @@ class SampleOptions(TypedDict, total=False):
     known: Known | None
     callback: Callback | None
     decode_batch: int | None
+    encodings: Encodings | None
 
 
 @torch.no_grad()
@@ -136,9 +139,12 @@ def sample(
     batch: entries that the conditioner reads, B of each; None for an unconditional model.
     """
     self.conditioner.prepare()
+    options = {**options, "encodings": options.get("encodings") or Encodings()}
     sampler, steps = options.get("sampler") or self.sampler, options.get("steps", 50)
     draws = KeyedDraws(seeds, seed=0)
-    cond = None if batch is None else self.conditioner(batch)
+    cond = None
+    if batch is not None:
+        cond = self.conditioner(batch, encodings=options["encodings"])
     denoiser = _denoiser(self, draws, batch, cond, options)
     if (known := options.get("known")) is not None:
         z = self.encode(known.images.to(self.device))
@@ -184,8 +190,12 @@ def _denoiser(
     is_guided = isinstance(scale, Tensor) or scale != 1
     null = None
     if batch is not None and cond is not None and (is_guided or guide is not None):
-        negative = options.get("negative")
-        null = model.conditioner.null(batch) if negative is None else model.conditioner(negative)
+        negative, encodings = options.get("negative"), options.get("encodings")
+        null = (
+            model.conditioner.null(batch, encodings=encodings)
+            if negative is None
+            else model.conditioner(negative, encodings=encodings)
+        )
     if guide is not None:
         denoiser = guide(denoiser, null)
     elif is_guided and null is not None:
