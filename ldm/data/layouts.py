@@ -7,15 +7,14 @@ its box as fractions of the picture's sides.
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw
-from torch.utils.data import Dataset
 
-from ldm.config import ConfigError, build
+from ldm.config import ConfigError
+from ldm.data.wrapped import Wrapped, entry
 
 __all__ = ["TOLERANCE", "Layouts", "layout_picture", "require_layout"]
 
@@ -50,57 +49,28 @@ def _spaced(*values: float) -> str:
     return "[" + ", ".join(f"{value:g}" for value in values) + "]"
 
 
-class Layouts(Dataset[dict[str, Any]]):
+class Layouts(Wrapped):
     """A data set of boxes with `layout` added, what a layout-to-image model reads.
 
-    data: a data set, or its configuration, whose items hold `boxes` (N, 4), left, top, width and
-        height as fractions, and `box_classes` (N,).
+    source: the data set, whose items hold `boxes` (N, 4), left, top, width and height as fractions,
+        and `box_classes` (N,).
 
     An item holds what it held, and `layout` (N, 5) float32: label, left, top, width, height.
 
     Raises ConfigError, when it is used, for an item without boxes, or with one that is none.
     """
 
-    def __init__(self, data: Any) -> None:
-        self.data = build(data, path="data")
-
-    @property
-    def class_names(self) -> Sequence[str]:
-        """Names of the classes, in the order of the labels; none when the data set has none."""
-        return getattr(self.data, "class_names", ())
-
-    def adopt_classes(self, names: Sequence[str]) -> None:
-        """Number the classes as another set does; ConfigError where the data set cannot."""
-        if not hasattr(self.data, "adopt_classes"):
-            raise ConfigError(f"a {type(self.data).__name__} cannot number its classes otherwise")
-        self.data.adopt_classes(names)
-
-    def __len__(self) -> int:
-        return len(self.data)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        """The item of the data set, with its layout."""
-        return self._with_layout(self.data[index], index)
-
-    def item(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
-        """The item with random choices drawn from `rng`, where the data set makes any."""
-        if not hasattr(self.data, "item"):
-            return self[index]
-        return self._with_layout(self.data.item(index, rng), index)
-
-    def _with_layout(self, item: dict[str, Any], index: int) -> dict[str, Any]:
-        missing = {"boxes", "box_classes"} - item.keys()
-        if missing:
-            raise ConfigError(
-                f"data: item {index} of the {type(self.data).__name__} lacks "
-                f"{' and '.join(sorted(missing))}; it has {', '.join(sorted(item))}"
-            )
-        labels = np.asarray(item["box_classes"], dtype=np.float32)[:, None]
-        layout = np.concatenate([labels, np.asarray(item["boxes"], dtype=np.float32)], axis=1)
+    def changed(self, item: dict[str, Any], index: int, rng: np.random.Generator) -> dict[str, Any]:
+        """The item with its layout."""
+        labels, boxes = (
+            np.asarray(entry(item, key, self.source), dtype=np.float32)
+            for key in ("box_classes", "boxes")
+        )
+        layout = np.concatenate([labels[:, None], boxes], axis=1)
         try:
             require_layout(layout, len(self.class_names) or None)
         except ValueError as error:
-            raise ConfigError(f"data: item {index}: {error}") from error
+            raise ConfigError(f"source: item {index}: {error}") from error
         return {**item, "layout": layout}
 
 

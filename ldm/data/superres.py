@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from torch.utils.data import Dataset
 
-from ldm.config import ConfigError, build
+from ldm.config import ConfigError
 from ldm.data.transforms import Interpolation, resize
+from ldm.data.wrapped import Wrapped, entry
 from ldm.ranges import Positive
 from ldm.spelling import require_known
 
@@ -48,11 +47,10 @@ def low_resolution(
     return resize(image, height // factor, width // factor, _FILTERS[method])
 
 
-class SuperResolution(Dataset[dict[str, Any]]):
+class SuperResolution(Wrapped):
     """The images of another data set, each with a low-resolution copy of itself.
 
-    source: the data set, as a configuration (`target`, `params`) or an object; its `image` is
-        (H, W, C), uint8 in 0..255 or float32 in [-1, 1].
+    source: the data set; its `image` is (H, W, C), uint8 in 0..255 or float32 in [-1, 1].
     factor: how many pixels of a side become one.
     method: how, see `low_resolution`; `area` is the mean of factor x factor pixels.
 
@@ -63,50 +61,17 @@ class SuperResolution(Dataset[dict[str, Any]]):
     `LR_image` of its own, or no image.
     """
 
-    def __init__(
-        self,
-        source: Mapping[str, Any] | Dataset[dict[str, Any]],
-        factor: Positive = 4,
-        method: Method = "bicubic",
-    ) -> None:
-        self.source = build(source, path="source")
+    def __init__(self, source: Any, factor: Positive = 4, method: Method = "bicubic") -> None:
+        super().__init__(source)
         self.factor, self.method = factor, method
         first = self.source[0]
-        if "image" not in first or "LR_image" in first:
-            raise ConfigError(
-                f"source: {type(self.source).__name__} yields {', '.join(sorted(first))}; expected "
-                "an image, and no LR_image"
-            )
-        self._with_low(first)
+        if "LR_image" in first:
+            raise ConfigError(f"source: {type(self.source).__name__} has an 'LR_image' of its own")
+        self._small(first)
 
-    @property
-    def class_names(self) -> Sequence[str]:
-        """Those of the source; none where it has none."""
-        names: Sequence[str] = getattr(self.source, "class_names", ())
-        return names
+    def changed(self, item: dict[str, Any], index: int, rng: np.random.Generator) -> dict[str, Any]:
+        """The item with its low-resolution copy."""
+        return {**item, "LR_image": self._small(item)}
 
-    def adopt_classes(self, names: Sequence[str]) -> None:
-        """Number the classes as another set does; ConfigError if the source cannot."""
-        if not hasattr(self.source, "adopt_classes"):
-            raise ConfigError(
-                f"source: the classes of {type(self.source).__name__} are {self.class_names}, and "
-                f"cannot be numbered as {names}"
-            )
-        self.source.adopt_classes(names)
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        """The item with the random choices of the source's own."""
-        return self._with_low(self.source[index])
-
-    def item(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
-        """The sample at `index`, with the source's random choices drawn from `rng`."""
-        makes_choices = hasattr(self.source, "item")
-        found = self.source.item(index, rng) if makes_choices else self.source[index]
-        return self._with_low(found)
-
-    def _with_low(self, found: Mapping[str, Any]) -> dict[str, Any]:
-        low = low_resolution(found["image"], self.factor, self.method)
-        return {**found, "LR_image": low}
+    def _small(self, item: dict[str, Any]) -> NDArray[Any]:
+        return low_resolution(entry(item, "image", self.source), self.factor, self.method)

@@ -326,7 +326,7 @@ def test_a_layout_needs_a_token_for_every_class(check):
         "params": tau,
     }
     for name in ("train", "validation"):
-        data = {"data": config["data"]["params"][name]}
+        data = {"source": config["data"]["params"][name]}
         config["data"]["params"][name] = {"target": "ldm.data.layouts.Layouts", "params": data}
     params["first_stage_config"]["params"]["ckpt_path"] = None
     code, said = check(config)

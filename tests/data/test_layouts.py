@@ -67,7 +67,7 @@ def test_random_choices_are_those_of_the_data_set():
 @pytest.mark.parametrize(
     ("item", "expected"),
     [
-        ({"image": 0}, "item 0 of the Boxes lacks box_classes and boxes; it has image"),
+        ({"image": 0}, "source: items of Boxes have no 'box_classes', only image"),
         (
             {"boxes": [[0, 0, 1, 1]], "box_classes": [2]},
             "item 0: object 0: label 2; expected a whole number 0 to 1",
@@ -81,7 +81,7 @@ def test_an_item_without_a_layout_is_named(item, expected):
 
 
 def test_classes_are_numbered_as_the_data_set_can():
-    with pytest.raises(ConfigError, match="a Boxes cannot number its classes otherwise"):
+    with pytest.raises(ConfigError, match="source: the classes of Boxes cannot"):
         Layouts(Boxes()).adopt_classes(["dog", "cat"])
 
 

@@ -57,7 +57,7 @@ def by_layout(tau=None, key="layout"):
         shapes["params"] |= {"objects": [1, 2, 3]}
         config["data"]["params"][name] = {
             "target": "ldm.data.layouts.Layouts",
-            "params": {"data": shapes},
+            "params": {"source": shapes},
         }
     return config
 
