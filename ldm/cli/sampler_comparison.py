@@ -136,7 +136,13 @@ class _Comparison:
                     for name, curve in curves.items()
                 }
         (self.out / "table.md").write_text("\n".join(texts), encoding="utf-8")
-        plot_curves(panels, self.out / "picture.png", logarithmic=["distance from the ODE, levels"])
+        plot_curves(
+            panels,
+            self.out / "picture.png",
+            logarithmic=["distance from the ODE, levels"],
+            along="evaluations",
+            is_log_along=True,
+        )
         return "\n".join(texts)
 
     def _draw(self, name: str, steps: int) -> Images:

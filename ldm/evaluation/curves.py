@@ -13,6 +13,8 @@ __all__ = ["plot_curves", "plot_spread", "read_metrics"]
 
 Curve = list[tuple[int, float]]
 
+_COLOURS = 10  # of matplotlib's cycle
+
 
 def read_metrics(run: str | Path) -> dict[str, Curve]:
     """Every metric of a run: name to (optimizer step, value), in the order they were logged.
@@ -33,19 +35,28 @@ def read_metrics(run: str | Path) -> dict[str, Curve]:
 
 
 def plot_curves(
-    panels: Mapping[str, Mapping[str, Curve]], path: str | Path, *, logarithmic: Sequence[str] = ()
+    panels: Mapping[str, Mapping[str, Curve]],
+    path: str | Path,
+    *,
+    logarithmic: Sequence[str] = (),
+    along: str = "optimizer step",
+    is_log_along: bool = False,
 ) -> None:
     """Write a PNG with one panel per entry: title to curves by label.
 
-    logarithmic: titles of the panels with a logarithmic axis of values.
+    logarithmic: titles of the panels with a logarithmic axis of values.  along: what the other axis
+    is, and whether it is logarithmic.
     """
     plt = _pyplot()
     figure, axes = plt.subplots(1, len(panels), figsize=(5.5 * len(panels), 4), squeeze=False)
     for axis, (title, curves) in zip(axes[0], panels.items(), strict=True):
-        for label, curve in curves.items():
+        for index, (label, curve) in enumerate(curves.items()):
             steps, values = zip(*curve, strict=True)
-            axis.plot(steps, values, label=label, linewidth=1.2)
-        axis.set(title=title, xlabel="optimizer step")
+            style = "-" if index < _COLOURS else "--"  # colours repeat
+            axis.plot(steps, values, style, label=label, linewidth=1.2)
+        axis.set(title=title, xlabel=along)
+        if is_log_along:
+            _tick_at(axis, sorted({at for curve in curves.values() for at, _ in curve}))
         if title in logarithmic:
             axis.set_yscale("log")
         axis.grid(alpha=0.3)
@@ -53,6 +64,13 @@ def plot_curves(
     figure.tight_layout()
     figure.savefig(path, dpi=110)
     plt.close(figure)
+
+
+def _tick_at(axis: Any, places: Sequence[int]) -> None:
+    """A logarithmic axis with ticks where there are values."""
+    axis.set_xscale("log")
+    axis.set_xticks(places, [str(place) for place in places])
+    axis.minorticks_off()
 
 
 def plot_spread(panels: Mapping[str, Mapping[str, Sequence[float]]], path: str | Path) -> None:

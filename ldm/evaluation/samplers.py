@@ -23,8 +23,8 @@ class Outcome:
     sampler: its short name.  allowed: evaluations of the denoiser per image, at most.
     steps: the most that these allow.
     score: share of the images that show all of their captions, 0 to 1; None where nothing can tell.
-    distance: root mean square difference from the images that the probability-flow ODE leads to,
-        in levels of 255; None for a sampler with noise, which leads elsewhere.
+    distance: from the images that the probability-flow ODE leads to, in levels of 255, see
+        `distance`; None for a sampler with noise, which leads elsewhere.
     """
 
     sampler: str
@@ -40,10 +40,13 @@ def steps_within(sampler: Sampler, evaluations: int) -> int:
 
 
 def distance(images: Images, reference: Images) -> float:
-    """Root mean square difference of images (H, W, C) uint8, in levels."""
+    """Root mean square difference of images (H, W, C) uint8, in levels: the median over images.
+
+    A mean would be that of the few images that are led to something else.
+    """
     pairs = zip(images, reference, strict=True)
     squares = [np.mean((a.astype(np.float64) - b.astype(np.float64)) ** 2) for a, b in pairs]
-    return float(np.sqrt(np.mean(squares)))
+    return float(np.sqrt(np.median(squares)))
 
 
 def outcome_table(outcomes: Iterable[Outcome], value: str, scale: float = 1.0) -> str:

@@ -25,12 +25,14 @@ def test_as_many_steps_are_taken_as_the_evaluations_allow(sampler, allowed, step
     assert sampler.evaluations(steps) <= allowed < sampler.evaluations(steps + 1)
 
 
-def test_the_distance_is_a_root_mean_square_in_levels():
-    black = np.zeros((2, 4, 4, 3), np.uint8)
+def test_the_distance_is_the_median_of_root_mean_squares_in_levels():
+    black = np.zeros((3, 4, 4, 3), np.uint8)
     other = black.copy()
-    other[0, ..., 0] = 255
     assert distance(black, black) == 0
-    assert distance(black, other) == pytest.approx(255 / 6**0.5)
+    other[0] = 255
+    assert distance(black, other) == 0
+    other[1, ..., 0] = 30
+    assert distance(black, other) == pytest.approx(30 / 3**0.5)
 
 
 def test_a_table_has_a_row_per_sampler_and_gaps_where_nothing_was_drawn():
