@@ -91,15 +91,15 @@ def hole(
     return hidden
 
 
-def masked(image: NDArray[Any], hidden: Holes) -> NDArray[np.float32]:
-    """The image (H, W, C) in [-1, 1] with 0, mid grey, where a pixel is hidden.
+def masked(images: NDArray[Any], hidden: Holes) -> NDArray[Any]:
+    """Images (..., H, W, C), black where a pixel is hidden (..., H, W); their type is kept.
 
-    (1 - mask) * image, as published. uint8 has no 0, therefore the result is float32.
+    Black is 0 of uint8 and -1 of floating point in [-1, 1].
+
+    published: (1 - mask) * image in [0, 1], brought to [-1, 1] after that, which makes it -1.
     """
-    known = image.astype(np.float32)
-    if image.dtype == np.uint8:
-        known = known / np.float32(127.5) - np.float32(1)
-    return np.where(hidden[..., None], np.float32(0), known)
+    black = images.dtype.type(0 if images.dtype == np.uint8 else -1)
+    return np.where(hidden[..., None], black, images)
 
 
 class Masked(Wrapped):
@@ -111,8 +111,9 @@ class Masked(Wrapped):
     key: entry that holds the image.
 
     An item is that of the source, with `mask` (H, W, 1) uint8, 255 where a pixel is hidden and 0
-    elsewhere, and `masked_image` (H, W, C) float32 in [-1, 1], 0 where it is hidden. Holes are
-    functions of seed, epoch and sample: training sees new ones in each epoch, validation the same.
+    elsewhere, and `masked_image` (H, W, C), of the image's type and black where it is hidden. Holes
+    are functions of seed, epoch and sample: training sees new ones in each epoch, validation the
+    same.
     Raises ConfigError for a parameter out of range.
     """
 

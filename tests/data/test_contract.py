@@ -28,7 +28,7 @@ CONTRACT = {
     "LR_image": (np.ndarray, np.uint8, 3),
     "segmentation": (np.ndarray, np.int64, 2),
     "mask": (np.ndarray, np.uint8, 3),
-    "masked_image": (np.ndarray, np.float32, 3),
+    "masked_image": (np.ndarray, np.uint8, 3),
     "boxes": (np.ndarray, np.float32, 2),
     "box_classes": (np.ndarray, np.int64, 1),
     "layout": (np.ndarray, np.float32, 2),

@@ -68,18 +68,27 @@ def test_the_smallest_pictures_have_holes(size):
         assert 1 <= hole(*size, generator(seed)).sum() <= max(1, size[0] * size[1] / 2)
 
 
-def test_a_hole_is_mid_grey_and_the_rest_is_what_networks_see():
-    image = generator().integers(0, 256, (6, 5, 3), dtype=np.uint8)
-    hidden = np.zeros((6, 5), bool)
-    hidden[1, 2:4] = True
-    got = masked(image, hidden)
-    assert got.dtype == np.float32
-    assert (got[hidden] == 0).all()
-    seen = to_image_tensor(torch.from_numpy(image)[None])[0].permute(1, 2, 0).numpy()
-    assert np.array_equal(got[~hidden], seen[~hidden])
-    deep = np.linspace(-1, 1, 90, dtype=np.float32).reshape(6, 5, 3)
-    assert np.array_equal(masked(deep, hidden)[~hidden], deep[~hidden])
-    assert np.array_equal(image, generator().integers(0, 256, (6, 5, 3), dtype=np.uint8))
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_what_is_hidden_is_what_the_published_arithmetic_makes_of_it(dtype):
+    # published: image / 255 in [0, 1], (1 - mask) * image, then all of them * 2 - 1
+    levels = generator().integers(0, 256, (2, 6, 5, 3), dtype=np.uint8)
+    hidden = generator(1).random((2, 6, 5)) < 0.4
+    unit = torch.from_numpy(levels).permute(0, 3, 1, 2).double() / 255
+    expected = (1 - torch.from_numpy(hidden)[:, None].double()) * unit * 2 - 1
+    images = levels if dtype is np.uint8 else (levels / 127.5 - 1).astype(np.float32)
+    got = masked(images, hidden)
+    assert got.dtype == dtype
+    seen = to_image_tensor(torch.from_numpy(got))
+    torch.testing.assert_close(seen.double(), expected, rtol=0, atol=2e-7)
+    assert (seen.permute(0, 2, 3, 1)[torch.from_numpy(hidden)] == -1).all()
+
+
+def test_an_image_that_something_is_hidden_of_is_not_changed_itself():
+    image = generator().integers(1, 256, (6, 5, 3), dtype=np.uint8)
+    before = image.copy()
+    got = masked(image, np.eye(6, 5, dtype=bool))
+    assert np.array_equal(image, before)
+    assert np.array_equal(got == 0, np.eye(6, 5, dtype=bool)[..., None].repeat(3, axis=2))
 
 
 def test_items_have_the_mask_and_the_image_without_what_it_hides():
@@ -88,8 +97,8 @@ def test_items_have_the_mask_and_the_image_without_what_it_hides():
     assert batch["mask"].shape == (3, 16, 16, 1)
     assert batch["mask"].dtype == torch.uint8
     assert set(batch["mask"].unique().tolist()) == {0, 255}
-    mask = (batch["mask"] == 255).float()
-    expected = (1 - mask) * to_image_tensor(batch["image"]).permute(0, 2, 3, 1)
+    expected = torch.where(batch["mask"] == 255, 0, batch["image"])
+    assert batch["masked_image"].dtype == torch.uint8
     assert torch.equal(batch["masked_image"], expected)
     assert np.array_equal(batch["image"][1], source[1]["image"])
 

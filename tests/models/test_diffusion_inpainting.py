@@ -28,7 +28,7 @@ def filler(**changes):
     mask = torch.zeros(2, 8, 8, 1, dtype=torch.uint8)
     mask[0, 2:4, 4:8], mask[1, 1, 1] = 255, 255
     image = model.get_input(examples).permute(0, 2, 3, 1)
-    masked = image * (mask == 0)
+    masked = torch.where(mask == 0, image, -1)
     return model, {**examples, "mask": mask, "masked_image": masked}
 
 

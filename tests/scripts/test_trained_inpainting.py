@@ -54,7 +54,8 @@ def test_the_model_is_given_what_its_data_would_give(tmp_path):
     words = [tmp_path / "a.png", "--steps", 4]
     made = job(model, tmp_path / "out", *words, task=Inpaint())
     given = made.task.given(model, made.args, made.items)
-    assert torch.equal(given.batch["masked_image"][0], torch.from_numpy(masked(image, hidden)))
+    shown = to_image_tensor(torch.from_numpy(masked(image, hidden))[None])
+    assert torch.equal(given.batch["masked_image"], shown.permute(0, 2, 3, 1))
     as_data = torch.from_numpy(hidden[None, ..., None].astype(np.uint8) * 255)
     assert torch.equal(given.batch["mask"], to_image_tensor(as_data).permute(0, 2, 3, 1))
     assert given.options == {"size": (4, 6)}

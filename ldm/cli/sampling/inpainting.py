@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ldm.cli.sampling.entries import Item, kind_of, require_script
@@ -17,6 +18,7 @@ from ldm.cli.sampling.task import Given, Images, Task
 from ldm.cli.sampling.told import add_told, told
 from ldm.config import ConfigError
 from ldm.data.decoding import EXTENSIONS, header_size
+from ldm.data.masks import masked
 from ldm.io.digest import sha256_of
 from ldm.log import log
 from ldm.models.diffusion.sampling import Known
@@ -74,7 +76,8 @@ What is white in a mask is drawn. Known pixels are those of the image, to the la
         if not any(kind_of(part) == "masked image" for part in model.conditioner.parts):
             return Given(batch, {"known": Known(images, masks)}, finish=with_known)
         size = latent_size("size", images.shape[2:], model)
-        batch = {**(batch or {}), **_told_of_holes(images.to(model.device), masks)}
+        told_of = _told_of_holes(images, masks)
+        batch = {**(batch or {}), **{key: each.to(model.device) for key, each in told_of.items()}}
         return Given(batch, {"size": size}, finish=with_known)
 
 
@@ -82,12 +85,13 @@ def _told_of_holes(images: Tensor, known: Tensor) -> dict[str, Tensor]:
     """What a model that was trained to fill holes reads, as a batch of the data holds it.
 
     images: (B, C, H, W) in [-1, 1].  known: (B, 1, H, W), 1 where a pixel is known.
-    Returns `masked_image` (B, H, W, C), 0 where a pixel is hidden, and `mask` (B, H, W, 1), 1 where
-    it is and -1 elsewhere.
+    Returns `masked_image` (B, H, W, C), black, -1, where a pixel is hidden, and `mask`
+    (B, H, W, 1), 1 where it is and -1 elsewhere.
     """
-    known = known.to(images)
-    told = {"masked_image": images * known, "mask": 1 - 2 * known}
-    return {key: value.permute(0, 2, 3, 1) for key, value in told.items()}
+    hidden = (known[:, 0] == 0).numpy()
+    shown = masked(images.permute(0, 2, 3, 1).numpy(), hidden)
+    mask = 1 - 2 * known.permute(0, 2, 3, 1)
+    return {"masked_image": torch.from_numpy(shown), "mask": mask}
 
 
 def _mask(image: Path, given: str | None) -> Path:
