@@ -24,7 +24,7 @@ _GOLDEN = 0.618034  # turns of the colour wheel from a label to the next: neighb
 
 
 def require_layout(layout: ArrayLike, num_classes: int | None = None) -> None:
-    """Raise ValueError for an object without area, outside the picture or of an unknown class.
+    """Raise ValueError for an object of no finite numbers, without area, outside or of no class.
 
     num_classes: labels are expected below it; None takes any.
     The message names the object by its place, counted from 0, and its value.
@@ -32,9 +32,11 @@ def require_layout(layout: ArrayLike, num_classes: int | None = None) -> None:
     objects = np.asarray(layout, dtype=np.float64).reshape(-1, 5)
     for index, (label, left, top, width, height) in enumerate(objects.tolist()):
         box = f"object {index}: box {_spaced(left, top, width, height)}"
-        if not (label >= 0 and label == int(label)) or label >= (num_classes or np.inf):
+        if not (label >= 0 and label.is_integer()) or label >= (num_classes or np.inf):
             last = "" if num_classes is None else f" to {num_classes - 1}"
             raise ValueError(f"object {index}: label {label:g}; expected a whole number 0{last}")
+        if not np.isfinite([left, top, width, height]).all():
+            raise ValueError(f"{box}; expected finite numbers")
         if not (width > 0 and height > 0):
             raise ValueError(f"{box}; expected a width and a height of more than 0")
         reach = max(-left, -top, left + width - 1, top + height - 1)

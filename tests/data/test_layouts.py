@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ldm.config import ConfigError
-from ldm.data.layouts import Layouts, colour_of, layout_picture
+from ldm.data.layouts import Layouts, colour_of, layout_picture, require_layout
 from ldm.data.module import Keyed, collate
 from ldm.data.scenes import CLASS_NAMES
 from ldm.data.shapes import ShapesDataset
@@ -78,6 +78,22 @@ def test_random_choices_are_those_of_the_data_set():
 def test_an_item_without_a_layout_is_named(item, expected):
     with pytest.raises(ConfigError, match=expected):
         Layouts(Boxes(**item))[0]
+
+
+@pytest.mark.parametrize("place", [1, 2, 3, 4])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_numbers_that_are_not_finite_make_no_box(place, value):
+    layout = [[1, 0.1, 0.2, 0.3, 0.4], [1, 0.1, 0.2, 0.3, 0.4]]
+    require_layout(layout, 2)
+    layout[1][place] = value
+    with pytest.raises(ValueError, match=rf"object 1: box .*{value:g}.*; expected finite numbers"):
+        require_layout(layout, 2)
+
+
+@pytest.mark.parametrize("label", [float("nan"), float("inf"), 0.5, -1, 2])
+def test_labels_are_whole_numbers_of_classes(label):
+    with pytest.raises(ValueError, match="object 0: label .*; expected a whole number 0 to 1"):
+        require_layout([[label, 0, 0, 1, 1]], 2)
 
 
 def test_classes_are_numbered_as_the_data_set_can():

@@ -211,7 +211,7 @@ def test_a_picture_is_drawn_again_from_its_record(runs, tmp_path, caplog_ldm):
         (["--boxes", ";"], "--boxes: holds no objects"),
         (["--boxes", "3 0 0 1 1; 3 0 0 1"], "--boxes: object 1: '3 0 0 1'; expected LABEL LEFT"),
         (["--boxes", "3 0 0 1 x"], "--boxes: object 0: '3 0 0 1 x'; expected LABEL LEFT"),
-        (["--boxes", "3 0 0 1 nan"], "--boxes: object 0: box [0, 0, 1, nan]; expected a width"),
+        (["--boxes", "3 0 nan 1 1"], "--boxes: object 0: box [0, nan, 1, 1]; expected finite"),
         (["--boxes", "3 0 0 0 1"], "--boxes: object 0: box [0, 0, 0, 1]; expected a width"),
         (["--boxes", "-1 0 0 1 1"], "--boxes: object 0: label '-1' is none of the 24 classes"),
         (["--boxes", "3 0 0 1 1", "--prompt", "a"], "this model was trained without captions"),
