@@ -25,6 +25,7 @@ __all__ = [
     "read_image",
     "reason",
     "stored_range",
+    "upright_size",
 ]
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's, by the number of channels
@@ -61,11 +62,24 @@ def reason(error: Exception) -> str:
 
 
 def header_size(path: Path, channels: int = 3, dtype: Dtype = "uint8") -> tuple[int, int]:
-    """Width and height as the file's header gives them; raises as `read_image` does."""
+    """Width and height as the file's header gives them; raises as `read_image` does.
+
+    Of the picture as it is stored: one that lies on its side has them exchanged (`upright_size`).
+    """
     with _opened(path, channels) as image:
         if not is_deep(image) and dtype == "float32":
             require_all_bits(path, image)
         return image.size
+
+
+def upright_size(path: Path) -> tuple[int, int]:
+    """Height and width of what `read_image` gives; raises as that does.
+
+    The file is decoded, as some formats tell behind the pixels how these are turned.
+    """
+    with _opened(path, channels=3) as image:
+        ImageOps.exif_transpose(image, in_place=True)
+        return image.height, image.width
 
 
 def read_image(

@@ -7,11 +7,13 @@ from PIL import Image
 
 from ldm.cli.sampling.image_to_image import ImageToImage
 from ldm.config import ConfigError, instantiate_from_config
+from ldm.data.decoding import read_image
 from ldm.guidance.tiled import Tiled
 from ldm.models.diffusion.sampling import Inverted
 from tests.cli.jobs import job
 from tests.cli.letters import captioned
 from tests.cli.runs import unconditional
+from tests.cli.turned import turned
 from tests.reference import fill
 
 
@@ -99,3 +101,12 @@ def test_states_of_an_inversion_are_not_rounded_with_the_products(model, picture
     with torch.autocast("cpu", dtype=torch.bfloat16):
         model.sample([0], {"caption": ["a"]}, steps=4, start=start)
     assert seen == [torch.float32] * 4
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 5, 6, 7, 8])
+def test_a_photograph_is_drawn_as_large_as_it_is_upright(model, tmp_path, orientation):
+    path = turned(tmp_path / "a.png", orientation)
+    made = job(model, tmp_path / "out", path, "--steps", 2, "--prompt", "a", task=ImageToImage())
+    upright = read_image(path)
+    assert made.items[0]["size"] == list(upright.shape[:2])
+    assert made.draw([0])[0].shape == upright.shape

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ldm.data.decoding import UNREADABLE, header_size, read_image, reason
+from ldm.data.decoding import UNREADABLE, header_size, read_image, reason, upright_size
 from tests.data.photographs import gradient, mixed_directory
 
 # grey levels, mean over the picture: JPEG and 16 colours against the original; a picture that is
@@ -27,6 +27,23 @@ def test_colour_files_show_the_same_upright_picture(photographs, name):
     assert pixels.shape == (48, 72, 3)
     difference = np.abs(pixels.astype(int) - gradient(48, 72)).mean()
     assert difference < TOLERANCE[name]
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png", "tif", "webp"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_upright_size_is_that_of_the_pixels(tmp_path, ending, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / f"a.{ending}"
+    Image.fromarray(gradient(24, 40)).save(path, exif=exif)
+    assert upright_size(path) == read_image(path).shape[:2]
+    assert upright_size(path) == ((24, 40) if orientation < 5 else (40, 24))
+
+
+def test_a_damaged_file_has_no_size(photographs):
+    for name in ("truncated.jpg", "text.jpg"):
+        with pytest.raises(UNREADABLE):
+            upright_size(photographs / name)
 
 
 @pytest.mark.parametrize("name", ["deep.png", "deep.tif"])

@@ -7,10 +7,12 @@ from PIL import Image
 
 from ldm.cli.exits import exit_code
 from ldm.cli.sampling.inpainting import Inpaint
+from ldm.data.decoding import read_image
 from ldm.data.masks import masked
 from ldm.tensor import to_image_tensor, to_uint8
 from tests.cli.jobs import job
 from tests.cli.runs import pixels, script, trained, unconditional
+from tests.cli.turned import turned
 from tests.models.test_diffusion_inpainting import filler
 
 STEPS = ["--steps", 4, "--device", "cpu"]
@@ -72,6 +74,23 @@ def test_known_pixels_stay_and_hidden_ones_are_the_models(runs, tmp_path):
         assert np.array_equal(drawn[~hidden], image[~hidden])
         assert (drawn[hidden] != image[hidden]).mean() > 0.5
     assert not np.array_equal(first, second)
+
+
+@pytest.mark.parametrize("orientation", [1, 5, 6, 7, 8])
+def test_the_mask_of_a_turned_photograph_lies_on_it_upright(tmp_path, orientation, caplog_ldm):
+    model, _ = filler()
+    image = read_image(turned(tmp_path / "a.png", orientation))
+    height, width = image.shape[:2]
+    hidden = np.zeros((height, width), bool)
+    hidden[: height // 4, : width // 2] = True
+    Image.fromarray(hidden).save(tmp_path / "a_mask.png")
+    made = job(model, tmp_path / "out", tmp_path / "a.png", "--steps", 2, task=Inpaint())
+    assert made.items[0]["size"] == [height, width]
+    given = made.task.given(model, made.args, made.items)
+    assert np.array_equal(given.batch["mask"][0, ..., 0].numpy() == 1, hidden)
+    (drawn,) = made.draw([0])
+    assert np.array_equal(drawn[~hidden], image[~hidden])
+    assert "resized" not in caplog_ldm.text
 
 
 def test_nothing_holds_known_latents_beside_what_the_model_is_told(tmp_path):

@@ -17,7 +17,7 @@ from ldm.cli.sampling.sizes import latent_size
 from ldm.cli.sampling.task import Given, Images, Task
 from ldm.cli.sampling.told import add_told, told
 from ldm.config import ConfigError
-from ldm.data.decoding import EXTENSIONS, header_size
+from ldm.data.decoding import EXTENSIONS, upright_size
 from ldm.data.masks import masked
 from ldm.io.digest import sha256_of
 from ldm.log import log
@@ -111,7 +111,7 @@ def _require_hole(item: Item) -> None:
     """Tell of a mask of another size; ConfigError for one that hides nothing."""
     if masks_of([item]).all():
         raise ConfigError(f"{item['mask']}: hides nothing: expected white where pixels are drawn")
-    sizes = [header_size(Path(item[name]))[::-1] for name in ("mask", "init")]
+    sizes = [upright_size(Path(item[name])) for name in ("mask", "init")]
     if sizes[0] != sizes[1]:
         message = "%s: resized from %d x %d to its image's %d x %d"
         log.info(message, item["mask"], *sizes[0], *sizes[1])

@@ -14,7 +14,7 @@ from torch import Tensor
 from ldm.cli.first_stages import image_channels
 from ldm.cli.sampling.sizes import cells_of
 from ldm.config import ConfigError
-from ldm.data.decoding import UNREADABLE, header_size, read_image, reason
+from ldm.data.decoding import UNREADABLE, read_image, reason, upright_size
 from ldm.data.transforms import Interpolation, crop, resize
 from ldm.evaluation.pictures import image_files
 from ldm.io.digest import sha256_of
@@ -43,7 +43,7 @@ def image_items(words: Sequence[str], size: Size | None, model: Any) -> list[dic
 
 def _own_size(path: Path, cells: int) -> list[int]:
     try:
-        width, height = header_size(path)
+        height, width = upright_size(path)
     except UNREADABLE as error:
         raise ConfigError(f"{path}: cannot be read: {reason(error)}") from error
     return fitting_size(path, height, width, cells)
