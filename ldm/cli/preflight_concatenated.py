@@ -33,17 +33,18 @@ def check_concatenated(model: Any, data: Any, sample: Mapping[str, Any], origin:
         return
     image = torch.as_tensor(sample[model.first_stage_key])[None].to("meta")
     z = model.encode(to_image_tensor(image))
-    widths = {model.first_stage_key: z.shape[1]}
+    widths = [(model.first_stage_key, z.shape[1])]  # an entry may be read more than once
     for part in parts:
         value = sample[part.key]
         if not isinstance(value, np.ndarray | Tensor):
             found = type(value).__name__
             raise ConfigError(f"{origin}: {part.key!r} is of type {found}; expected an array")
         _check_labels(part, data, torch.as_tensor(value), origin)
-        widths[part.key] = _checked_width(part, torch.as_tensor(value), z.shape[2:], origin)
+        width = _checked_width(part, torch.as_tensor(value), z.shape[2:], origin)
+        widths.append((part.key, width))
     expected = getattr(model.model.diffusion_model, "in_channels", None)
-    if expected is not None and expected != sum(widths.values()):
-        joined = " + ".join(f"{width} ({key})" for key, width in widths.items())
+    if expected is not None and expected != sum(width for _, width in widths):
+        joined = " + ".join(f"{width} ({key})" for key, width in widths)
         raise ConfigError(
             f"model.params.unet_config.params.in_channels: {expected}, but {origin} gives {joined}"
         )

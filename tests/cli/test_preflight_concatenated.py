@@ -1,5 +1,7 @@
 """Conditions that are joined to x_t, held against the data before a start."""
 
+import copy
+
 import numpy as np
 import pytest
 
@@ -52,6 +54,42 @@ def test_maps_that_fit_start(labels):
 def test_maps_that_do_not_fit_are_named(config, message):
     with pytest.raises(ConfigError, match=message):
         start(config)
+
+
+def by_two_encoders(in_channels):
+    """Two encoders of one entry, of 25 channels each, beside a latent of 4."""
+    config = by_map()
+    params = config["model"]["params"]
+    tau = params["cond_stage_config"]
+    tau["params"]["key"] = params.pop("cond_stage_key")
+    del tau["params"]["out_channels"]
+    params["cond_stage_config"] = [tau, copy.deepcopy(tau)]
+    params["unet_config"]["params"]["in_channels"] = in_channels
+    return config
+
+
+def on_itself(in_channels):
+    """A model that is told the latent, of 4 channels, of the entry that it diffuses."""
+    config = unconditional()
+    params = config["model"]["params"]
+    params["first_stage_config"]["params"]["ckpt_path"] = None
+    params |= {"cond_stage_config": "__is_first_stage__", "concat_mode": True}
+    params["cond_stage_key"] = "image"
+    params["unet_config"]["params"]["in_channels"] = in_channels
+    return config
+
+
+@pytest.mark.parametrize(
+    ("config", "expected", "joined"),
+    [
+        (by_two_encoders, 54, r"4 \(image\) \+ 25 \(segmentation\) \+ 25 \(segmentation\)"),
+        (on_itself, 8, r"4 \(image\) \+ 4 \(image\)"),
+    ],
+)
+def test_an_entry_that_is_read_more_than_once_counts_each_time(config, expected, joined):
+    start(config(expected))
+    with pytest.raises(ConfigError, match=rf"in_channels: 7, but .* gives {joined}"):
+        start(config(7))
 
 
 class Channels:
