@@ -11,6 +11,7 @@ from ldm.cli.sampling.layout import LayoutToImage
 from ldm.cli.sampling.record import read_record
 from ldm.conditioning.layout import LayoutTokens
 from ldm.config import instantiate_from_config
+from ldm.data.layouts import Layouts
 from ldm.data.scenes import CLASS_NAMES
 from ldm.tensor import to_uint8
 from tests.cli.jobs import draw, job
@@ -118,6 +119,40 @@ def test_a_published_encoder_is_given_its_tokens(tmp_path):
     assert np.array_equal(pixels(drawn.path(0)), expected)
     other = {"coordinates_bbox": tokens.where(tokens != 3, 4)}
     assert not np.array_equal(to_uint8(model.sample([0], other, steps=4))[0], expected)
+
+
+class Boxed:
+    """A data set of one box after another."""
+
+    class_names = CLASS_NAMES
+
+    def __init__(self, boxes):
+        self.boxes = boxes
+
+    def __len__(self):
+        return len(self.boxes)
+
+    def __getitem__(self, index):
+        boxes = np.array([self.boxes[index]]).astype(np.float32)
+        return {"boxes": boxes, "box_classes": np.array([3])}
+
+
+def test_the_script_gives_the_tokens_that_data_gave_in_training(tmp_path):
+    model = built(by_layout()["model"])
+    tokens = model.cond_stage_model.tokens
+    assert tokens.sections == 10
+    edges = [number / 20 for number in range(20)]
+    # 0.5 lies between two of 10 cells, and so does 0.2 + 0.3 or not, by how these are rounded
+    boxes = [[a, b, 0.3, 0.05] for a in edges for b in edges if a <= 0.7 and b <= 0.95]
+    words = [f"3 {' '.join(f'{number:g}' for number in box)}" for box in boxes]
+    flags = [flag for each in words for flag in ("--boxes", each)]
+    made = job(model, tmp_path, *flags, task=LayoutToImage())
+    items = made.items[:: made.args.n]
+    given = made.task.given(model, made.args, items).batch["layout"]
+    trained_on = Layouts(Boxed(boxes))
+    as_trained = [torch.from_numpy(trained_on[index]["layout"]) for index in range(len(boxes))]
+    assert all(torch.equal(*each) for each in zip(given, as_trained, strict=True))
+    assert torch.equal(tokens(given), tokens(as_trained))
 
 
 def test_a_picture_depends_on_its_layout(tmp_path):

@@ -63,11 +63,15 @@ name of a class where the data that the model was trained on can be asked for it
     def given(self, model: Any, args: argparse.Namespace, items: Sequence[Item]) -> Given:
         """The layouts, or their tokens for a model that reads these."""
         given = super().given(model, args, items)
-        layouts = [torch.tensor(item["layout"], dtype=torch.float64) for item in items]
+        rows = [item["layout"] for item in items]
+        # float32, as items of data are: a box on the border of two cells falls to the side it did
+        # in training
+        as_data = [torch.tensor(each, dtype=torch.float32) for each in rows]
+        exact = [torch.tensor(each, dtype=torch.float64) for each in rows]
         entries: dict[str, Any] = {}
         for part in _parts(model):
             tokens = None if isinstance(part.embedder, LayoutEmbedder) else _tokens(part)
-            entries[part.key] = layouts if tokens is None else tokens(layouts).to(model.device)
+            entries[part.key] = as_data if tokens is None else tokens(exact).to(model.device)
         return replace(given, batch={**(given.batch or {}), **entries})
 
 
