@@ -33,6 +33,7 @@ NO_LABEL = -1  # of pixels about which a map says nothing
 
 # Pillow's modes whose numbers are labels: palette, grey of 1, 8 and 16 bits
 _MODES = frozenset({"P", "L", "1", "I", "I;16"})
+_PNG_BITS = 24  # place of the number of bits per pixel in a PNG, in its first 26 bytes
 _GOLDEN = (5**0.5 - 1) / 2  # turns of the colour circle that lead furthest from all before
 
 
@@ -48,9 +49,10 @@ def map_size(path: Path) -> tuple[int, int]:
 def read_map(path: Path) -> Labels:
     """The labels (H, W) of a PNG or a `.npy` file.
 
-    A PNG is of 8 bits with a palette, whose indices are the labels, or grey of 1 to 16 bits, whose
-    levels are; a `.npy` holds integers (H, W) or (H, W, 1).
-    Raises one of `ldm.data.decoding.UNREADABLE` for anything else.
+    A PNG is of 1 to 8 bits with a palette, whose indices are the labels, or grey of 1 to 16 bits,
+    whose levels are: 0 to 15 of 4 bits. A `.npy` holds integers (H, W) or (H, W, 1).
+    Raises one of `ldm.data.decoding.UNREADABLE` for anything else, a JPEG among it, which does not
+    keep labels as they are.
     """
     if path.suffix.lower() == ".npy":
         height, width = npy_shape(path, 1)
@@ -60,15 +62,25 @@ def read_map(path: Path) -> Labels:
         return np.asarray(values.reshape(height, width), dtype=np.int64)
     with Image.open(path) as image:
         _require_labels(image)
-        return np.asarray(image).astype(np.int64)
+        levels = np.asarray(image).astype(np.int64)
+        return levels // _unit(path) if image.mode == "L" else levels
 
 
 def _require_labels(image: Image.Image) -> None:
+    if image.format != "PNG":
+        raise ValueError(f"is a {image.format} file, expected a PNG or a .npy, which keep labels")
     if image.mode not in _MODES:
         raise ValueError(
             f"is an image of mode {image.mode}, expected one with a palette or a grey one, whose "
             "numbers are labels"
         )
+
+
+def _unit(path: Path) -> int:
+    """What Pillow makes of a step of a grey PNG: it brings 2 and 4 bits to 0..255."""
+    with path.open("rb") as file:
+        bits = file.read(_PNG_BITS + 1)[_PNG_BITS]
+    return 255 // (2**bits - 1)
 
 
 def labels_in_range(

@@ -33,6 +33,17 @@ def write_png(path, pixels, *extra):
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(*chunk) for chunk in chunks))
 
 
+def write_packed_png(path, levels, bits):
+    """A grey PNG of levels (H, W) in 1, 2, 4 or 8 bits; a row's last byte is filled with zeros."""
+    height, width = levels.shape
+    header = struct.pack(">IIBBBBB", width, height, bits, 0, 0, 0, 0)
+    ones = np.unpackbits(levels.astype(np.uint8)[..., None], axis=2)[..., 8 - bits :]
+    rows = np.packbits(ones.reshape(height, width * bits), axis=1)
+    data = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
+    chunks = [(b"IHDR", header), (b"IDAT", data), (b"IEND", b"")]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(*chunk) for chunk in chunks))
+
+
 def write_tiff(path, pixels, *, order="<", deflated=False, planar=False):
     """A TIFF of uint16 or float32 pixels (H, W, C), in either byte order."""
     height, width, channels = pixels.shape

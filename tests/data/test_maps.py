@@ -7,6 +7,7 @@ from ldm.data.folder import ImageFolder
 from ldm.data.maps import SemanticMaps, coloured, labels_in_range, map_size, read_map
 from ldm.data.module import Keyed
 from ldm.data.shapes import ShapesDataset
+from tests.data.deep_files import write_packed_png
 
 LABELS = np.arange(24, dtype=np.uint8).reshape(4, 6)
 
@@ -48,6 +49,29 @@ def test_labels_of_a_grey_image_are_its_levels(tmp_path, dtype):
     assert np.array_equal(read_map(tmp_path / "a.png"), labels)
     assert read_map(tmp_path / "a.png").dtype == np.int64
     assert map_size(tmp_path / "a.png") == (4, 6)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_labels_of_a_grey_image_of_few_bits_are_its_levels_too(tmp_path, bits):
+    labels = np.arange(17 * 33).reshape(33, 17) % 2**bits
+    write_packed_png(tmp_path / "a.png", labels, bits)
+    assert np.array_equal(read_map(tmp_path / "a.png"), labels)
+    assert map_size(tmp_path / "a.png") == (33, 17)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_indices_of_a_palette_of_few_bits_are_labels_too(tmp_path, bits):
+    labels = (np.arange(24) % 2**bits).astype(np.uint8).reshape(4, 6)
+    palette_image(labels).save(tmp_path / "a.png", bits=bits)
+    assert np.array_equal(read_map(tmp_path / "a.png"), labels)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("a.jpg", "JPEG"), ("b.png", "JPEG"), ("c.bmp", "BMP")])
+def test_files_that_may_not_keep_labels_are_no_maps(tmp_path, name, kind):
+    Image.fromarray(LABELS).save(tmp_path / name, format=kind)
+    for read in (read_map, map_size):
+        with pytest.raises(ValueError, match=f"is a {kind} file, expected a PNG or a .npy"):
+            read(tmp_path / name)
 
 
 @pytest.mark.parametrize("shape", [(4, 6), (4, 6, 1)])
