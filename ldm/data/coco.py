@@ -157,7 +157,8 @@ class CocoBoxes(ImageFiles):
 
     An item holds `image` (H, W, 3) uint8, `relpath`, `boxes` (N, 4) float32 and `box_classes` (N,)
     int64, labels that count `class_names`, the file's categories in the order of their ids.
-    Annotations of crowds are left out; so are boxes that are none, which is told.
+    Annotations of crowds are left out; so are boxes that are none, which is told. An image of
+    another size, upright, than the file says it has is bad: named, and replaced by its neighbour.
 
     Raises ConfigError when directory or file is missing, or no image is left.
     """
@@ -196,6 +197,7 @@ class CocoBoxes(ImageFiles):
             )
         self.class_names = coco.class_names
         log.info("%s: %d of %d images", path, len(names), len(coco.images))
+        self._sides = {image.name: (image.height, image.width) for image in coco.images}
         super().__init__(directory, names, framing)
 
     def item(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
@@ -215,6 +217,14 @@ class CocoBoxes(ImageFiles):
             "boxes": boxes.astype(np.float32),
             "box_classes": np.array(labels, dtype=np.int64),
         }
+
+    def _pixels(self, name: str) -> NDArray[Any] | str:
+        """An image's pixels, or what is wrong with it: its boxes are those of another one."""
+        pixels = super()._pixels(name)
+        if isinstance(pixels, str) or pixels.shape[:2] == self._sides[name]:
+            return pixels
+        told, found = (f"{high} x {wide}" for high, wide in (self._sides[name], pixels.shape[:2]))
+        return f"its boxes are of an image of {told} pixels, it has {found}"
 
 
 def _tell_of_problems(path: Path, coco: Coco) -> None:

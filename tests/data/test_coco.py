@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from ldm.config import ConfigError, instantiate_from_config
-from ldm.data.coco import coco_of, json_of
+from ldm.data.coco import CocoBoxes, coco_of, json_of
 
 CATEGORIES = [{"id": 18, "name": "dog"}, {"id": 2, "name": "cat"}]
 
@@ -149,6 +149,28 @@ def test_labels_follow_the_classes_of_another_set(tmp_path):
 def test_annotations_that_are_left_out_are_told(tmp_path, caplog_ldm):
     boxes_of(tmp_path, annotation([10, 0, 20, 20]), annotation([10, 0, 0, 20]))
     assert "1 annotations are left out: annotation 1: box [10.0, 0.0, 0.0" in caplog_ldm.text
+
+
+@pytest.mark.parametrize("orientation", [3, 6, 8])
+def test_an_image_that_is_not_as_large_as_its_boxes_say_is_bad(tmp_path, caplog_ldm, orientation):
+    both = [annotation([10, 0, 20, 20]), annotation([0, 0, 20, 40], 8, 2)]
+    path = write(tmp_path, *both)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(np.zeros((20, 40, 3), np.uint8)).save(tmp_path / "0.png", exif=exif)
+    data = CocoBoxes(tmp_path, path, 16)
+    first, second = (data[index]["relpath"] for index in range(2))
+    is_turned = orientation != 3  # by a half turn it is as large as before
+    assert (first, second) == ("1.png" if is_turned else "0.png", "1.png")
+    message = "0.png (its boxes are of an image of 20 x 40 pixels, it has 40 x 20)"
+    assert (message in caplog_ldm.text) == is_turned
+
+
+def test_no_image_as_large_as_its_boxes_say_is_an_error(tmp_path):
+    path = write(tmp_path, annotation([10, 0, 20, 20]))
+    Image.fromarray(np.zeros((21, 40, 3), np.uint8)).save(tmp_path / "0.png")
+    with pytest.raises(ConfigError, match="image of 20 x 40 pixels, it has 21 x 40"):
+        CocoBoxes(tmp_path, path, 16)
 
 
 @pytest.mark.parametrize(
