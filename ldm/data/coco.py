@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,6 +82,8 @@ def coco_of(path: Path, data: Any) -> Coco:
     class_names = [names[key] for key in sorted(names)]
     if len(set(class_names)) < len(data["categories"]):
         raise ConfigError(f"{path}: two of its categories have one id or one name")
+    if len(images) < len(data["images"]):
+        raise ConfigError(f"{path}: {_repeated(data['images'])}")
     problems = []
     for index, row in enumerate(data["annotations"]):
         try:
@@ -88,6 +91,12 @@ def coco_of(path: Path, data: Any) -> Coco:
         except ValueError as error:
             problems.append(f"annotation {index}: {error}")
     return Coco(class_names, list(images.values()), problems)
+
+
+def _repeated(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Which id two images share."""
+    counts = Counter(row["id"] for row in rows)
+    return f"two of its images have the id {next(id_ for id_ in counts if counts[id_] > 1)}"
 
 
 def _of(row: Any, key: str, kind: type) -> Any:

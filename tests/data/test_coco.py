@@ -87,6 +87,10 @@ def test_a_bad_annotation_is_named_and_the_others_are_kept(tmp_path, bad, expect
         ({"images": 3}, "expected the lists images, annotations, categories"),
         ({"images": [{"id": 1, "width": 0, "height": 4}]}, "image 1: 0 x 4 pixels"),
         ({"images": [{"id": "a"}]}, "id is 'a'; expected of type int"),
+        (
+            {"images": [{"id": number, "width": 8, "height": 8} for number in (1, 4, 2, 4, 3)]},
+            "two of its images have the id 4",
+        ),
         ({"categories": [{"id": 1}]}, "name is None; expected of type str"),
         (
             {"categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "cat"}]},
