@@ -19,7 +19,20 @@ from ldm.data.transforms import Framing
 from ldm.log import log
 from ldm.ranges import NonNegative, Weight
 
-__all__ = ["Coco", "CocoBoxes", "CocoImage", "coco_of", "is_coco", "json_of"]
+__all__ = [
+    "MIN_AREA",
+    "Coco",
+    "CocoBoxes",
+    "CocoImage",
+    "box_of",
+    "coco_of",
+    "in_window",
+    "is_coco",
+    "json_of",
+    "tell_of_problems",
+]
+
+MIN_AREA = 1e-4  # share of the window that a box covers at least
 
 _KEYS = ("images", "annotations", "categories")
 _SLACK = 1.0  # pixels that a box may leave its image by: it is cut off there
@@ -179,7 +192,7 @@ class CocoBoxes(ImageFiles):
         size: int | Sequence[int] = 256,
         *,
         flip_p: float = 0.0,
-        min_area: Weight = 1e-4,
+        min_area: Weight = MIN_AREA,
         min_objects: NonNegative = 1,
     ) -> None:
         framing = Framing.of(size)
@@ -190,12 +203,12 @@ class CocoBoxes(ImageFiles):
         if not path.is_file():
             raise ConfigError(f"annotations: there is no file {path}; expected COCO's JSON")
         coco = coco_of(path, json_of(path))
-        _tell_of_problems(path, coco)
+        tell_of_problems(path, coco)
         self.flip_p = flip_p
         self._objects: list[tuple[list[str], NDArray[np.float64]]] = []
         names = []
         for image in coco.images:
-            kept, boxes = _in_window(image, framing, min_area)
+            kept, boxes = in_window(image, framing, min_area)
             if len(kept) >= min_objects:
                 names.append(image.name)
                 self._objects.append((kept, boxes))
@@ -236,16 +249,21 @@ class CocoBoxes(ImageFiles):
         return f"its boxes are of an image of {told} pixels, it has {found}"
 
 
-def _tell_of_problems(path: Path, coco: Coco) -> None:
+def tell_of_problems(path: Path, coco: Coco) -> None:
+    """Log how many annotations of a file are left out, and why the first of them are."""
     if coco.problems:
         shown = "; ".join(coco.problems[:_NAMED])
         log.warning("%s: %d annotations are left out: %s", path, len(coco.problems), shown)
 
 
-def _in_window(
+def in_window(
     image: CocoImage, framing: Framing, min_area: float
 ) -> tuple[list[str], NDArray[np.float64]]:
-    """Classes and boxes (N, 4) of an image in the window of a framing, as fractions of that."""
+    """Classes and boxes (N, 4) of an image in the window of a framing, as fractions of that.
+
+    The window is the largest of the framing's proportions in the centre.
+    min_area: share of it that a box which is kept covers at least.
+    """
     boxes = np.array(image.boxes, dtype=np.float64).reshape(-1, 4)
     scale = min(image.height / framing.height, image.width / framing.width)
     share = np.array([framing.width * scale / image.width, framing.height * scale / image.height])

@@ -5,14 +5,18 @@ import json
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from ldm.cli.exits import exit_code
 from ldm.cli.sampling.layout import LayoutToImage
+from ldm.cli.sampling.layout_files import layout_items
 from ldm.cli.sampling.record import read_record
 from ldm.conditioning.layout import LayoutTokens
 from ldm.config import instantiate_from_config
+from ldm.data.coco import CocoBoxes
 from ldm.data.layouts import Layouts
 from ldm.data.scenes import CLASS_NAMES
+from ldm.data.transforms import Framing
 from ldm.tensor import to_uint8
 from tests.cli.jobs import draw, job
 from tests.cli.runs import pixels, script, second_stage, trained
@@ -155,6 +159,29 @@ def test_the_script_gives_the_tokens_that_data_gave_in_training(tmp_path):
     assert torch.equal(tokens(given), tokens(as_trained))
 
 
+@pytest.mark.parametrize("size", [None, (16, 16), (16, 32), (32, 16)])
+def test_layouts_of_cocos_format_are_those_that_training_would_see(tmp_path, caplog_ldm, size):
+    model = built(by_layout()["model"])
+    annotations = [
+        {"image_id": 5, "category_id": 4, "bbox": [0, 0, 12, 9]},
+        {"image_id": 5, "category_id": 9, "bbox": [11, 3, 8, 17]},
+        {"image_id": 5, "category_id": 4, "bbox": [15, 15, 0.1, 0.1]},
+        {"image_id": 6, "category_id": 4, "bbox": [3, 3, 0, 5]},
+        {"image_id": 7, "category_id": 9, "bbox": [10, 5, 20, 10]},
+    ]
+    data = COCO | {"annotations": annotations, "categories": [{"id": 9, "name": "green circle"}]}
+    data["categories"].append({"id": 4, "name": "green square"})
+    path = saved(tmp_path / "coco.json", data)
+    for number in (5, 6, 7):
+        Image.new("RGB", (40, 20)).save(tmp_path / f"{number}.jpg")
+    found = layout_items([str(path)], lambda: (), 24, Framing.of(size or model.image_size))
+    trained_on = Layouts(CocoBoxes(tmp_path, path, size or 16))
+    assert [item["image"] for item in found] == ["5.jpg", "7.jpg"]
+    for item, index in zip(found, range(len(trained_on)), strict=True):
+        np.testing.assert_array_equal(np.float32(item["layout"]), trained_on[index]["layout"])
+    assert caplog_ldm.text.count("1 annotations are left out: annotation 3: box [3.0, 3.0, 0") == 2
+
+
 def test_a_picture_depends_on_its_layout(tmp_path):
     model = built(by_layout()["model"])
     layouts = ["3 0 0 0.5 0.5", "3 0.5 0.5 0.5 0.5", "9 0 0 0.5 0.5", "3 0 0 0.5 0.5"]
@@ -207,7 +234,8 @@ def test_cocos_format_gives_a_layout_for_each_image_with_objects(runs, tmp_path,
     items = [recorded(tmp_path / f"out/0000{index}.png") for index in range(3)]
     assert [item.get("image") for item in items] == [None, "5.jpg", "7.jpg"]
     assert items[1]["layout"] == [[CLASS_NAMES.index("blue square"), 0, 0, 1, 1]]
-    assert items[2]["layout"] == [[CLASS_NAMES.index("red circle"), 0.25, 0.25, 0.5, 0.5]]
+    # of 40 x 20 pixels a square shows 20 x 20, from 10 to 30
+    assert items[2]["layout"] == [[CLASS_NAMES.index("red circle"), 0, 0.25, 1, 0.5]]
     assert "1 images without objects are left out" in caplog_ldm.text
     assert (tmp_path / "out/grid.png").is_file()
 
@@ -241,7 +269,9 @@ def test_a_picture_is_drawn_again_from_its_record(runs, tmp_path, caplog_ldm):
         (["label.json"], "label.json: object 1: label 24; expected a whole number 0 to 23"),
         (["kind.json"], "kind.json: object 1: label 3.5; expected a whole number, or the name"),
         (["name.json"], "'redcircle' is none of the 24 classes; did you mean 'red circle'?"),
-        (["coco.json"], "coco.json: annotation 0: box [30.0, 0.0, 20.0, 5.0] in pixels"),
+        (["coco.json"], "coco.json: 1 annotations are left out: annotation 0: box [30.0, 0.0, 20"),
+        (["coco.json"], "coco.json: there are no layouts"),
+        (["--size", 10, 16, "coco.json"], "--size 10 16: expected multiples of 4 pixels"),
         (["alien.json"], "alien.json: label 'cat' is none of the 24 classes"),
         (["--boxes", ";"], "--boxes: holds no objects"),
         (["--boxes", "3 0 0 1 1; 3 0 0 1"], "--boxes: object 1: '3 0 0 1'; expected LABEL LEFT"),

@@ -11,12 +11,14 @@ import torch
 
 from ldm.cli.sampling.entries import Item, kind_of, require_script
 from ldm.cli.sampling.layout_files import boxes_of, layout_items, trained_names
+from ldm.cli.sampling.sizes import latent_size
 from ldm.cli.sampling.task import Given, Task
 from ldm.cli.sampling.told import add_told, told
 from ldm.conditioning.conditioner import Part
 from ldm.conditioning.layout import LayoutEmbedder, LayoutTokens
 from ldm.conditioning.text import TransformerEmbedder
 from ldm.config import ConfigError
+from ldm.data.transforms import Framing
 
 __all__ = ["LayoutToImage"]
 
@@ -54,7 +56,9 @@ name of a class where the data that the model was trained on can be asked for it
             )
         names = trained_names(args.run, args.config)
         found = [{"layout": boxes_of(text, names, num_classes)} for text in args.boxes]
-        found += layout_items(args.layouts, names, num_classes)
+        latent_size("size", args.size, model)
+        framing = Framing.of(args.size or model.image_size)
+        found += layout_items(args.layouts, names, num_classes, framing)
         if not found:
             raise ConfigError(f"{' '.join(args.layouts)}: there are no layouts")
         entries = told(model, args)

@@ -16,8 +16,17 @@ from ldm.config import (
     nearest_path,
     to_plain,
 )
-from ldm.data.coco import box_of, coco_of, is_coco, json_of
+from ldm.data.coco import (
+    MIN_AREA,
+    box_of,
+    coco_of,
+    in_window,
+    is_coco,
+    json_of,
+    tell_of_problems,
+)
 from ldm.data.layouts import require_layout
+from ldm.data.transforms import Framing
 from ldm.io.digest import sha256_of
 from ldm.log import log
 
@@ -56,13 +65,15 @@ def trained_names(run: str, config: str | None) -> Names:
 
 
 def layout_items(
-    words: Sequence[str], names: Names, num_classes: int | None
+    words: Sequence[str], names: Names, num_classes: int | None, framing: Framing
 ) -> list[dict[str, Any]]:
     """An item of each layout of the files, and directories of `.json` files, that words name.
 
     An item holds `layout`, rows of label, left, top, width and height, `source`, its file,
     `source_sha256`, and of COCO's format `image`, the name of its image there.
-    num_classes: labels are below it.
+    num_classes: labels are below it.  framing: of the size that is drawn. Of images in COCO's
+    format what is seen is what training sees, the largest window of these proportions in the
+    centre; annotations that are none are left out, which is told.
     Raises ConfigError that names the file, the object and its value.
     """
     items = []
@@ -70,7 +81,7 @@ def layout_items(
         data = json_of(path)
         source = {"source": str(path), "source_sha256": sha256_of(path)}
         if is_coco(data):
-            for name, layout in _of_coco(path, data, names, num_classes):
+            for name, layout in _of_coco(path, data, names, num_classes, framing):
                 items.append({"layout": layout, "image": name, **source})
         elif isinstance(data, list):
             items.append({"layout": _of_list(path, data, names, num_classes), **source})
@@ -129,27 +140,27 @@ def _of_list(path: Path, data: list[Any], names: Names, num_classes: int | None)
 
 
 def _of_coco(
-    path: Path, data: Any, names: Names, num_classes: int | None
+    path: Path, data: Any, names: Names, num_classes: int | None, framing: Framing
 ) -> Iterator[tuple[str, list[Row]]]:
     """The name and the layout of each image; those without objects are left out, which is told."""
     coco = coco_of(path, data)
-    if coco.problems:
-        raise ConfigError(f"{path}: {coco.problems[0]}")
+    tell_of_problems(path, coco)
     known = names()
     if not known:
         known = coco.class_names
         log.info("%s: labels count its categories in the order of their ids", path)
-    filled = [image for image in coco.images if image.boxes]
-    if len(filled) < len(coco.images):
-        count = len(coco.images) - len(filled)
+    seen = [(image.name, *in_window(image, framing, MIN_AREA)) for image in coco.images]
+    filled = [(image, classes, boxes) for image, classes, boxes in seen if classes]
+    if len(filled) < len(seen):
+        count = len(seen) - len(filled)
         log.info("%s: %d images without objects are left out", path, count)
-    for image in filled:
+    for image, classes, boxes in filled:
         try:
-            labels = [_place(name, known) for name in image.names]
+            labels = [_place(name, known) for name in classes]
         except ValueError as error:
             raise ConfigError(f"{path}: {error}") from error
-        rows = [[label, *box] for label, box in zip(labels, image.boxes, strict=True)]
-        yield image.name, _checked(str(path), rows, num_classes)
+        rows = [[label, *box] for label, box in zip(labels, boxes.tolist(), strict=True)]
+        yield image, _checked(str(path), rows, num_classes)
 
 
 def _label(value: Any, names: Names) -> int:
