@@ -1,6 +1,7 @@
 """The script that is given layouts."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from PIL import Image
 
 from ldm.cli.exits import exit_code
 from ldm.cli.sampling.layout import LayoutToImage
-from ldm.cli.sampling.layout_files import layout_items
+from ldm.cli.sampling.layout_files import layout_items, trained_names
 from ldm.cli.sampling.record import read_record
 from ldm.conditioning.layout import LayoutTokens
 from ldm.config import instantiate_from_config
@@ -19,7 +20,7 @@ from ldm.data.scenes import CLASS_NAMES
 from ldm.data.transforms import Framing
 from ldm.tensor import to_uint8
 from tests.cli.jobs import draw, job
-from tests.cli.runs import pixels, script, second_stage, trained
+from tests.cli.runs import pixels, script, second_stage, trained, write
 from tests.models.diffusion_models import filled
 
 STEPS = ["--steps", 4, "--device", "cpu"]
@@ -193,6 +194,22 @@ def test_a_picture_depends_on_its_layout(tmp_path):
     assert np.array_equal(drawn[0], drawn[3])
     assert not np.array_equal(drawn[0], drawn[1])
     assert not np.array_equal(drawn[0], drawn[2])
+
+
+class Gone:
+    """A data set whose files are not there any more."""
+
+    def __init__(self, root):
+        (Path(root) / "list.txt").read_text()
+
+
+@pytest.mark.parametrize("target", [f"{__name__}.Gone", "gone.away.Data"])
+def test_data_that_is_gone_has_no_names(tmp_path, caplog_ldm, target):
+    config = by_layout()
+    config["data"]["params"]["train"] = {"target": target, "params": {"root": str(tmp_path)}}
+    names = trained_names("a.ckpt", write(tmp_path / "a.yaml", config))
+    assert names() == names() == ()
+    assert caplog_ldm.text.count("the names of this model's classes are not known") == 1
 
 
 def test_names_are_refused_where_no_data_is_known(tmp_path):

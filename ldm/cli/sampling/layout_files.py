@@ -56,7 +56,7 @@ def trained_names(run: str, config: str | None) -> Names:
             return ()
         try:
             found = instantiate_from_config(train, path="data.params.train")
-        except ConfigError as error:
+        except (ConfigError, OSError) as error:
             log.warning("the names of this model's classes are not known: %s", error)
             return ()
         return list(getattr(found, "class_names", ()))
