@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ldm.conditioning.conditioner import Part
+from ldm.conditioning.spatial import are_labels
 from ldm.config import ConfigError
 from ldm.tensor import to_image_tensor
 
@@ -52,7 +53,7 @@ def check_concatenated(model: Any, data: Any, sample: Mapping[str, Any], origin:
 
 def _check_labels(part: Part, data: Any, value: Tensor, origin: str) -> None:
     known = getattr(part.embedder, "num_labels", None)
-    if known is None or value.ndim != 2 or value.is_floating_point() or value.dtype == torch.uint8:
+    if known is None or value.ndim != 2 or not are_labels(value):
         return
     count = getattr(data, "num_labels", None) or int(value.max()) + 1
     if count > known:

@@ -11,14 +11,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ldm.conditioning.base import Embedder
+from ldm.data.maps import NO_LABEL
 from ldm.ranges import NonNegative, Positive
 from ldm.tensor import expand_to, sent_to
 
-__all__ = ["SpatialRescaler"]
+__all__ = ["SpatialRescaler", "are_labels"]
 
 Method = Literal["nearest", "bilinear", "bicubic", "area"]
-
-_NO_LABEL = -1
 
 
 class SpatialRescaler(Embedder):
@@ -70,11 +69,11 @@ class SpatialRescaler(Embedder):
 
         Raises ValueError for labels out of range, on the CPU, where it costs no waiting.
         """
-        if not _are_labels(value):
+        if not are_labels(value):
             return self(value)  # type: ignore[no-any-return]
         if value.device.type == "cpu":
             lowest, highest = (int(each) for each in value.aminmax())
-            if lowest < _NO_LABEL or highest >= self.num_labels:
+            if lowest < NO_LABEL or highest >= self.num_labels:
                 found = f"labels {lowest} to {highest}"
                 raise ValueError(f"a map has {found}, expected 0 to {self.num_labels - 1}")
         x = self._looked_up(value[:, 0])
@@ -94,16 +93,17 @@ class SpatialRescaler(Embedder):
         else:
             table = self.channel_mapper.weight[:, :, 0, 0].T  # (in_channels, out_channels)
         nothing = table.new_zeros(1, table.shape[1])
-        rows = F.embedding(labels.long() - _NO_LABEL, torch.cat([nothing, table]))
+        rows = F.embedding(labels.long() - NO_LABEL, torch.cat([nothing, table]))
         return rows.permute(0, 3, 1, 2)
 
     def drop(self, value: Tensor, dropped: Tensor) -> Tensor:
         """A dropped image is 0, and a dropped map has no labels."""
-        if not _are_labels(value):
+        if not are_labels(value):
             return super().drop(value, dropped)  # type: ignore[no-any-return]
         mask = expand_to(sent_to(dropped, value.device), value)
-        return torch.where(mask, _NO_LABEL, value)
+        return torch.where(mask, NO_LABEL, value)
 
 
-def _are_labels(value: Tensor) -> bool:
+def are_labels(value: Tensor) -> bool:
+    """Whether a map's numbers are labels: integers, other than uint8, which are an image."""
     return not value.is_floating_point() and value.dtype != torch.uint8

@@ -11,18 +11,20 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, get_args
+from typing import Any, ClassVar
 
 import numpy as np
 
 from ldm.config import ConfigError, did_you_mean
 from ldm.data.images import ImageFiles
 from ldm.data.listing import class_names, existing_directory, list_files
-from ldm.data.transforms import Framing, Interpolation, resize
+from ldm.data.superres import FILTERS, Method, low_resolution
+from ldm.data.transforms import Framing
 
 __all__ = ["ImageNetSRTrain", "ImageNetSRValidation", "ImageNetTrain", "ImageNetValidation"]
 
-_DEGRADATIONS = {f"pil_{name}": name for name in get_args(Interpolation)}
+# published: names of Pillow's filters
+_DEGRADATIONS: dict[str, Method] = {f"pil_{name}": method for method, name in FILTERS.items()}
 
 
 class _Synsets(ImageFiles):
@@ -110,8 +112,7 @@ class ImageNetSRTrain(_Synsets):
             )
         if downscale_f < 1 or size % downscale_f:
             raise ConfigError(f"downscale_f: {downscale_f}; expected a divisor of the size {size}")
-        self._filter = _DEGRADATIONS[degradation]
-        self._low_side = size // downscale_f
+        self._factor, self._method = downscale_f, _DEGRADATIONS[degradation]
         framing = Framing.of(
             size,
             random_crop=random_crop,
@@ -124,8 +125,7 @@ class ImageNetSRTrain(_Synsets):
     def item(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         """The sample at `index` and its degraded copy."""
         found = super().item(index, rng)
-        low = resize(found["image"], self._low_side, self._low_side, self._filter)
-        return {**found, "LR_image": low}
+        return {**found, "LR_image": low_resolution(found["image"], self._factor, self._method)}
 
 
 class ImageNetSRValidation(ImageNetSRTrain):

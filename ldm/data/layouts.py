@@ -6,7 +6,6 @@ its box as fractions of the picture's sides.
 
 from __future__ import annotations
 
-import colorsys
 from typing import Any
 
 import numpy as np
@@ -14,13 +13,12 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw
 
 from ldm.config import ConfigError
+from ldm.data.maps import colour_of
 from ldm.data.wrapped import Wrapped, entry
 
 __all__ = ["TOLERANCE", "Layouts", "layout_picture", "require_layout"]
 
 TOLERANCE = 1e-3  # of the picture's side, by which a box may leave it: boxes of files are rounded
-
-_GOLDEN = 0.618034  # turns of the colour wheel from a label to the next: neighbours lie far apart
 
 
 def require_layout(layout: ArrayLike, num_classes: int | None = None) -> None:
@@ -95,9 +93,3 @@ def layout_picture(layout: ArrayLike, height: int, width: int) -> NDArray[np.uin
         draw.rectangle(place, fill=pale, outline=colour)
         draw.text((place[0] + 2, place[1] + 1), str(int(label)), fill=colour)
     return np.asarray(page)
-
-
-def colour_of(label: int) -> tuple[int, int, int]:
-    """A dark colour of a class, 0 to 255 each: the same everywhere."""
-    red, green, blue = colorsys.hsv_to_rgb(label * _GOLDEN % 1, 0.9, 0.75)
-    return round(255 * red), round(255 * green), round(255 * blue)

@@ -20,6 +20,7 @@ __all__ = [
     "NO_LABEL",
     "Labels",
     "SemanticMaps",
+    "colour_of",
     "coloured",
     "labels_in_range",
     "map_size",
@@ -105,12 +106,21 @@ def coloured(labels: NDArray[Any]) -> NDArray[np.uint8]:
     Label 0 is dark grey, the others go round the colour circle; no label is black.
     """
     known = np.asarray(labels, dtype=np.int64).clip(NO_LABEL)
-    palette = [(0.0, 0.0, 0.0), (0.25, 0.25, 0.25)]
-    for label in range(1, int(known.max(initial=0)) + 1):
-        turn, value = label * _GOLDEN % 1, 1.0 - 0.4 * (label // 8 % 2)
-        palette.append(colorsys.hsv_to_rgb(turn, 0.85, value))
-    table = (np.array(palette) * 255).round().astype(np.uint8)
-    return table[known + 1]  # type: ignore[no-any-return]
+    palette = [colour_of(label) for label in range(NO_LABEL, int(known.max(initial=0)) + 1)]
+    table = np.array(palette, dtype=np.uint8)
+    return table[known - NO_LABEL]  # type: ignore[no-any-return]
+
+
+def colour_of(label: int) -> tuple[int, int, int]:
+    """Red, green and blue of a label, 0 to 255 each, dark enough to be read on white.
+
+    The same everywhere: in maps, and of the class of that number in layouts.
+    """
+    if label <= 0:
+        return (0, 0, 0) if label < 0 else (64, 64, 64)
+    turn, value = label * _GOLDEN % 1, 0.8 - 0.3 * (label // 8 % 2)
+    red, green, blue = colorsys.hsv_to_rgb(turn, 0.9, value)
+    return round(255 * red), round(255 * green), round(255 * blue)
 
 
 class SemanticMaps(Wrapped):

@@ -13,16 +13,17 @@ from ldm.data.wrapped import Wrapped, entry
 from ldm.ranges import Positive
 from ldm.spelling import require_known
 
-__all__ = ["Method", "SuperResolution", "low_resolution"]
+__all__ = ["FILTERS", "Method", "SuperResolution", "low_resolution"]
 
-Method = Literal["bicubic", "area", "nearest", "lanczos", "bilinear"]
+Method = Literal["bicubic", "area", "nearest", "lanczos", "bilinear", "hamming"]
 
-_FILTERS: dict[Method, Interpolation] = {
+FILTERS: dict[Method, Interpolation] = {
+    "nearest": "nearest",
+    "bilinear": "bilinear",
     "bicubic": "bicubic",
     "area": "box",
-    "nearest": "nearest",
+    "hamming": "hamming",
     "lanczos": "lanczos",
-    "bilinear": "bilinear",
 }
 
 
@@ -44,7 +45,7 @@ def low_resolution(
             f"factor: {factor}; expected a divisor of both sides of the images, which are "
             f"{height} x {width} pixels"
         )
-    return resize(image, height // factor, width // factor, _FILTERS[method])
+    return resize(image, height // factor, width // factor, FILTERS[method])
 
 
 class SuperResolution(Wrapped):

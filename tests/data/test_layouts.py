@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from ldm.config import ConfigError
-from ldm.data.layouts import Layouts, colour_of, layout_picture, require_layout
+from ldm.data.layouts import Layouts, layout_picture, require_layout
+from ldm.data.maps import colour_of, coloured
 from ldm.data.module import Keyed, collate
 from ldm.data.scenes import CLASS_NAMES
 from ldm.data.shapes import ShapesDataset
@@ -92,7 +93,7 @@ def test_numbers_that_are_not_finite_make_no_box(place, value):
 
 @pytest.mark.parametrize("label", [float("nan"), float("inf"), 0.5, -1, 2])
 def test_labels_are_whole_numbers_of_classes(label):
-    with pytest.raises(ValueError, match="object 0: label .*; expected a whole number 0 to 1"):
+    with pytest.raises(ValueError, match=r"object 0: label .*; expected a whole number 0 to 1"):
         require_layout([[label, 0, 0, 1, 1]], 2)
 
 
@@ -124,3 +125,4 @@ def test_neighbouring_classes_have_colours_that_are_apart():
     colours = np.array([colour_of(label) for label in range(25)])
     assert np.abs(np.diff(colours, axis=0)).max(axis=1).min() > 60
     assert len({tuple(colour) for colour in colours}) == 25
+    assert np.array_equal(coloured(np.arange(25)), colours), "a map has the same"

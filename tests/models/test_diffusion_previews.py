@@ -183,6 +183,19 @@ def test_a_map_of_labels_is_shown_in_the_colours_of_its_labels():
     torch.testing.assert_close((shown + 1) * 127.5, expected.float())
 
 
+def test_a_grey_image_without_channels_is_shown_as_an_image():
+    rescaler = {
+        "target": "ldm.conditioning.spatial.SpatialRescaler",
+        "params": {"n_stages": 0, "in_channels": 1, "out_channels": 2},
+    }
+    changes = {"cond_stage_config": rescaler, "cond_stage_key": "grey"}
+    model = latent(**changes, unet_config=unet(in_channels=5))
+    grey = torch.arange(32, dtype=torch.uint8).view(2, 4, 4) * 7
+    for given in (grey, grey.float() / 127.5 - 1):
+        shown = model.log_images(batch(2) | {"grey": given}, steps=2)["conditioning_grey"]
+        assert torch.equal(to_uint8(shown)[..., 0], grey)
+
+
 def continuous():
     """A model of continuous times."""
     params = parameters(schedule_config=RectifiedFlow(), objective_config=Objective("flow"))

@@ -11,6 +11,8 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 from torch.nn import functional as F
 
+from ldm.conditioning.conditioner import Part
+from ldm.conditioning.spatial import are_labels
 from ldm.data.layouts import layout_picture
 from ldm.data.maps import coloured
 from ldm.diffusion.draws import normal_like
@@ -78,9 +80,9 @@ def _conditions(model: DDPM, batch: Mapping[str, Any], images: Tensor) -> dict[s
         value = batch.get(part.key)
         if part.embedder.reads == "layout" and isinstance(value, list):
             pictures[f"conditioning_{part.key}"] = _layouts(value, images)
-        elif isinstance(value, Tensor) and value.ndim == 3 and not value.is_floating_point():
+        elif isinstance(value, Tensor) and value.ndim == 3 and are_labels(value):
             pictures[f"conditioning_{part.key}"] = map_picture(value)
-        elif isinstance(value, Tensor) and value.ndim == 4:
+        elif isinstance(value, Tensor) and _are_images(value, part):
             shown = to_image_tensor(value)
             pictures[f"conditioning_{part.key}"] = _as_large_as(
                 images, shown if shown.shape[1] in (1, 3) else shown[:, :1]
@@ -90,6 +92,11 @@ def _conditions(model: DDPM, batch: Mapping[str, Any], images: Tensor) -> dict[s
             size = max(images.shape[-1], 128)
             pictures[f"conditioning_{part.key}"] = text_image(texts, size)
     return pictures
+
+
+def _are_images(value: Tensor, part: Part) -> bool:
+    """Whether an entry is (B, H, W, C), or (B, H, W) of one channel where images are read."""
+    return value.ndim == 4 or (value.ndim == 3 and part.slot == "concat")
 
 
 def _layouts(layouts: Sequence[Tensor], images: Tensor) -> Tensor:
