@@ -57,7 +57,8 @@ class Layouts(Wrapped):
 
     An item holds what it held, and `layout` (N, 5) float32: label, left, top, width, height.
 
-    Raises ConfigError, when it is used, for an item without boxes, or with one that is none.
+    Raises ConfigError, when it is used, for an item without these entries, of other shapes, or with
+    a box that is none.
     """
 
     def changed(self, item: dict[str, Any], index: int, rng: np.random.Generator) -> dict[str, Any]:
@@ -66,6 +67,12 @@ class Layouts(Wrapped):
             np.asarray(entry(item, key, self.source), dtype=np.float32)
             for key in ("box_classes", "boxes")
         )
+        boxes = boxes.reshape(0, 4) if boxes.size == 0 else boxes  # of an empty list, too
+        if labels.ndim != 1 or boxes.shape != (len(labels), 4):
+            raise ConfigError(
+                f"source: item {index}: boxes of shape {boxes.shape} and box_classes of shape "
+                f"{labels.shape}; expected (N, 4) and (N,)"
+            )
         layout = np.concatenate([labels[:, None], boxes], axis=1)
         try:
             require_layout(layout, len(self.class_names) or None)

@@ -81,7 +81,7 @@ def _unit(path: Path) -> int:
     """What Pillow makes of a step of a grey PNG: it brings 2 and 4 bits to 0..255."""
     with path.open("rb") as file:
         bits = file.read(_PNG_BITS + 1)[_PNG_BITS]
-    return 255 // (2**bits - 1)
+    return 255 // ((1 << bits) - 1)
 
 
 def labels_in_range(

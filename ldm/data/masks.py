@@ -114,7 +114,8 @@ class Masked(Wrapped):
     elsewhere, and `masked_image` (H, W, C), of the image's type and black where it is hidden. Holes
     are functions of seed, epoch and sample: training sees new ones in each epoch, validation the
     same.
-    Raises ConfigError for a parameter out of range.
+    Raises ConfigError for a parameter out of range, and, when it is used, for a source that has one
+    of these entries of its own.
     """
 
     def __init__(
@@ -141,6 +142,9 @@ class Masked(Wrapped):
 
     def changed(self, item: dict[str, Any], index: int, rng: np.random.Generator) -> dict[str, Any]:
         """The item, with its hole."""
+        for name in ("mask", "masked_image"):
+            if name in item:
+                raise ConfigError(f"source: {type(self.source).__name__} has a {name!r} of its own")
         image = entry(item, self.key, self.source)
         image = image if image.ndim == 3 else image[..., None]
         height, width = image.shape[:2]

@@ -32,6 +32,8 @@ def low_resolution(
 ) -> NDArray[Any]:
     """An image (H, W, C) at 1 / factor of its size, (H / factor, W / factor, C), of the same type.
 
+    A grey one (H, W) becomes (H / factor, W / factor).
+
     Bicubic is the degradation of SR3 (arXiv:2104.07636) and of section 4.4 of latent diffusion
     (arXiv:2112.10752). The filters are Pillow's, on numbers as they are stored (no gamma); all are
     antialiased but `nearest`; uint8 is rounded and what a filter overshoots is clipped.
@@ -45,13 +47,15 @@ def low_resolution(
             f"factor: {factor}; expected a divisor of both sides of the images, which are "
             f"{height} x {width} pixels"
         )
-    return resize(image, height // factor, width // factor, FILTERS[method])
+    pixels = image[..., None] if image.ndim == 2 else image
+    small = resize(pixels, height // factor, width // factor, FILTERS[method])
+    return small[..., 0] if image.ndim == 2 else small
 
 
 class SuperResolution(Wrapped):
     """The images of another data set, each with a low-resolution copy of itself.
 
-    source: the data set; its `image` is (H, W, C), uint8 in 0..255 or float32 in [-1, 1].
+    source: the data set; its `image` is (H, W, C) or (H, W), uint8 in 0..255 or float32 in [-1, 1].
     factor: how many pixels of a side become one.
     method: how, see `low_resolution`; `area` is the mean of factor x factor pixels.
 

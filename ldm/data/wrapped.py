@@ -25,7 +25,7 @@ class Wrapped(Dataset[dict[str, Any]], ABC):
     def __init__(self, source: Any) -> None:
         self.source = build(source, path="source")
         is_data = hasattr(self.source, "__getitem__") and hasattr(self.source, "__len__")
-        if not is_data or isinstance(self.source, Mapping):
+        if not is_data or isinstance(self.source, Mapping | Sequence):
             found = type(self.source).__name__
             raise ConfigError(f"source: expected a data set, a target with params, got {found}")
 

@@ -52,6 +52,13 @@ def test_a_layout_is_class_and_box_of_every_thing():
         assert item.keys() - {"layout"} == plain.keys()
 
 
+@pytest.mark.parametrize("boxes", [[], np.zeros((0, 4)), np.zeros((0,), np.float32)])
+def test_an_item_without_things_has_an_empty_layout(boxes):
+    layout = Layouts(Boxes(boxes=boxes, box_classes=[]))[0]["layout"]
+    assert layout.shape == (0, 5)
+    assert layout.dtype == np.float32
+
+
 def test_layouts_of_a_batch_stay_apart():
     data = Keyed(Layouts(SHAPES), seed=0)
     batch = collate([data[index] for index in range(4)])
@@ -74,6 +81,12 @@ def test_random_choices_are_those_of_the_data_set():
             "item 0: object 0: label 2; expected a whole number 0 to 1",
         ),
         ({"boxes": [[0, 0, 1, 2]], "box_classes": [1]}, r"item 0: object 0: box \[0, 0, 1, 2\]"),
+        (
+            {"boxes": [[0, 0, 1, 1]], "box_classes": [1, 0]},
+            r"item 0: boxes of shape \(1, 4\) and box_classes of shape \(2,\); expected \(N, 4\)",
+        ),
+        ({"boxes": [[0, 0, 1]], "box_classes": [1]}, r"item 0: boxes of shape \(1, 3\)"),
+        ({"boxes": [], "box_classes": [1]}, r"item 0: boxes of shape \(0, 4\) and box_classes"),
     ],
 )
 def test_an_item_without_a_layout_is_named(item, expected):

@@ -125,6 +125,25 @@ def test_a_grey_image_without_channels_has_a_hole_too():
     assert np.array_equal(item["masked_image"] == 0, item["mask"] == 255)
 
 
+@pytest.mark.parametrize("name", ["mask", "masked_image"])
+def test_a_source_with_holes_of_its_own_is_refused(name):
+    class Holed:
+        def __len__(self):
+            return 1
+
+        def __getitem__(self, index):
+            return {"image": np.zeros((8, 8, 3), np.uint8), name: np.zeros((8, 8, 1), np.uint8)}
+
+    with pytest.raises(ConfigError, match=f"source: Holed has a '{name}' of its own"):
+        Masked(Holed())[0]
+
+
+@pytest.mark.parametrize("source", [[{"image": 0}], ("a",), "name"])
+def test_what_is_no_data_set_is_refused_as_a_source(source):
+    with pytest.raises(ConfigError, match="source: .*expected a data set"):
+        Masked(source)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -55,6 +55,14 @@ def test_area_is_the_mean_and_nearest_is_a_pixel_of_the_image():
     assert np.array_equal(low_resolution(image, 4, "nearest"), image[2::4, 2::4])
 
 
+@pytest.mark.parametrize("method", get_args(Method))
+def test_a_grey_image_without_channels_has_a_copy_without_any(method):
+    image = noise(8, 12, channels=1)
+    small = low_resolution(image[..., 0], 4, method)
+    assert small.shape == (2, 3)
+    np.testing.assert_array_equal(small[..., None], low_resolution(image, 4, method))
+
+
 def test_what_bicubic_overshoots_is_clipped():
     edge = np.zeros((16, 16, 3), np.uint8)
     edge[:, 6:] = 255
