@@ -14,9 +14,8 @@ from torch import Tensor
 
 from ldm.cli.preflight_classifier import check_class_count, check_example
 from ldm.cli.preflight_concatenated import check_concatenated
+from ldm.cli.preflight_encoders import check_classes
 from ldm.cli.preflight_first_stage import check_perceptual, check_precision, check_transforms
-from ldm.conditioning.labels import ClassEmbedder
-from ldm.conditioning.layout import LayoutEmbedder
 from ldm.config import ConfigError, did_you_mean, instantiate_model
 from ldm.config.signature import parameter_problems
 from ldm.io.checkpoint import compare, load_state
@@ -60,7 +59,7 @@ def preflight(
         image = _checked_image(model, data.datasets[split], f"data.params.{split}")
         if split == "train" and isinstance(model, FirstStageModule):
             check_transforms(model, min(image.shape[:2]))
-    _check_classes(model, data.num_classes)
+    check_classes(model, data.num_classes)
     if isinstance(model, LatentClassifier):
         check_class_count(model, data.num_classes)
     _check_pictures(model, callbacks or {})
@@ -248,22 +247,6 @@ def _check_images(model: Any, image: Tensor, origin: str) -> None:
             height,
             width,
         )
-
-
-def _check_classes(model: Any, classes: int | None) -> None:
-    """Labels must have rows of their own in the table, beside the null class."""
-    for part in getattr(getattr(model, "conditioner", None), "parts", ()):
-        if classes is not None and isinstance(part.embedder, LayoutEmbedder):
-            part.embedder.require_classes(classes)
-        if classes is None or not isinstance(part.embedder, ClassEmbedder):
-            continue
-        rows = part.embedder.null_label + 1
-        needed = classes + (part.embedder.drop_rate > 0)
-        if rows < needed:
-            raise ConfigError(
-                f"cond_stage_config.params.n_classes: {rows}, but the data has {classes} classes"
-                + (" and drop_rate needs one more row" if needed > classes else "")
-            )
 
 
 def _check_pictures(model: Any, callbacks: Mapping[str, Any]) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ldm.cli.preflight_encoders import encoder_path
 from ldm.conditioning.conditioner import Part
 from ldm.conditioning.spatial import are_labels
 from ldm.config import ConfigError
@@ -40,7 +41,8 @@ def check_concatenated(model: Any, data: Any, sample: Mapping[str, Any], origin:
         if not isinstance(value, np.ndarray | Tensor):
             found = type(value).__name__
             raise ConfigError(f"{origin}: {part.key!r} is of type {found}; expected an array")
-        _check_labels(part, data, torch.as_tensor(value), origin)
+        path = encoder_path(model, part)
+        _check_labels(part, data, torch.as_tensor(value), origin, path)
         width = _checked_width(part, torch.as_tensor(value), z.shape[2:], origin)
         widths.append((part.key, width))
     expected = getattr(model.model.diffusion_model, "in_channels", None)
@@ -51,15 +53,15 @@ def check_concatenated(model: Any, data: Any, sample: Mapping[str, Any], origin:
         )
 
 
-def _check_labels(part: Part, data: Any, value: Tensor, origin: str) -> None:
+def _check_labels(part: Part, data: Any, value: Tensor, origin: str, path: str) -> None:
     known = getattr(part.embedder, "num_labels", None)
     if known is None or value.ndim != 2 or not are_labels(value):
         return
     count = getattr(data, "num_labels", None) or int(value.max()) + 1
     if count > known:
         raise ConfigError(
-            f"model.params.cond_stage_config.params.in_channels: {known}, but {part.key!r} of "
-            f"{origin} has labels 0 to {count - 1}"
+            f"{path}.params.in_channels: {known}, but {part.key!r} of {origin} has labels 0 to "
+            f"{count - 1}"
         )
 
 

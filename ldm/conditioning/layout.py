@@ -168,11 +168,14 @@ class LayoutEmbedder(TransformerEmbedder):
         self.tokens = tokens
         self._has_told = False
 
-    def require_classes(self, classes: int) -> None:
-        """Raise ConfigError unless so many classes of the data have tokens of their own."""
+    def require_classes(self, classes: int, path: str = "cond_stage_config") -> None:
+        """Raise ConfigError unless so many classes of the data have tokens of their own.
+
+        path: of this encoder in the configuration, which the error names.
+        """
         if self.tokens.num_classes < classes:
             raise ConfigError(
-                f"cond_stage_config.params.num_classes: {self.tokens.num_classes}, but the data "
+                f"{path}.params.num_classes: {self.tokens.num_classes}, but the data "
                 f"has {classes} classes"
             )
 

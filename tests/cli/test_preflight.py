@@ -331,6 +331,7 @@ def test_a_layout_needs_a_token_for_every_class(check):
     params["first_stage_config"]["params"]["ckpt_path"] = None
     code, said = check(config)
     assert code == 2
-    assert "cond_stage_config.params.num_classes: 23, but the data has 24 classes" in said
+    place = "model.params.cond_stage_config"
+    assert f" {place}.params.num_classes: 23, but the data has 24 classes" in said
     tau["num_classes"] = 24
     assert check(config)[0] == 0
