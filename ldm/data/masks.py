@@ -19,6 +19,9 @@ Kind = Literal["box", "stroke"]
 
 _LARGEST = 0.5  # side of a box, or length of a stroke's segment, as a share of the picture's side
 _THICKEST = 0.15  # half of a stroke's width, likewise
+_MOST = (
+    0.95  # share of a picture that is hidden: of more, few shapes hide anything new
+)
 _SMALLER = 0.9  # times as large is what is tried next where something would hide too much
 
 
@@ -76,6 +79,8 @@ def hole(
     share: least and most of the picture that is hidden. How much is to be hidden is drawn uniformly
         from this range; shapes are added until it is, smaller ones where one would hide more than
         the most. At least a pixel is hidden, and never more than the most unless that is less.
+        A hole of 512 x 512 pixels takes some milliseconds, or 0.3 s where both are 0.95, which is
+        as much as `Masked` takes: the last free pixels have to be met by chance.
     """
     wanted, scale = rng.uniform(*share) * height * width, 1.0
     most = max(share[1] * height * width, 1)
@@ -107,7 +112,7 @@ class Masked(Wrapped):
 
     source: the data set.
     kinds: of the shapes that hide something, `box` and `stroke`.
-    share: [least, most] of an image that they hide.
+    share: [least, most] of an image that they hide, above 0 and up to 0.95.
     key: entry that holds the image.
 
     An item is that of the source, with `mask` (H, W, 1) uint8, 255 where a pixel is hidden and 0
@@ -134,9 +139,10 @@ class Masked(Wrapped):
                 raise ConfigError(f"kinds: {kind!r}; {expected}")
         if not kinds:
             raise ConfigError("kinds: none; expected box, stroke or both")
-        if len(share) != 2 or not 0 < share[0] <= share[1] < 1:
+        if len(share) != 2 or not 0 < share[0] <= share[1] <= _MOST:
             raise ConfigError(
-                f"share: {list(share)}; expected [least, most], above 0 and below 1, of an image"
+                f"share: {list(share)}; expected [least, most] of an image, above 0 and up to "
+                f"{_MOST}"
             )
         self.kinds, self.share, self.key = tuple(kinds), (share[0], share[1]), key
 

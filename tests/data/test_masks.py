@@ -1,3 +1,5 @@
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -60,6 +62,15 @@ def test_a_hole_is_of_the_share_that_is_asked_for(kinds, share):
     shares = [hole(64, 64, generator(seed), kinds=kinds, share=share).mean() for seed in range(20)]
     assert min(shares) >= share[0] - 4 / 64**2
     assert max(shares) <= share[1]
+
+
+def test_the_most_that_may_be_hidden_is_hidden_in_no_time():
+    data = Masked(ShapesDataset(128, length=3), share=[0.95, 0.95])
+    start = time.process_time()
+    shares = [(data[index]["mask"] == 255).mean() for index in range(3)]
+    assert time.process_time() - start < 3
+    assert min(shares) >= 0.95 - 4 / 128**2
+    assert max(shares) <= 0.95
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 2), (1, 40), (3, 7)])
@@ -140,7 +151,7 @@ def test_a_source_with_holes_of_its_own_is_refused(name):
 
 @pytest.mark.parametrize("source", [[{"image": 0}], ("a",), "name"])
 def test_what_is_no_data_set_is_refused_as_a_source(source):
-    with pytest.raises(ConfigError, match="source: .*expected a data set"):
+    with pytest.raises(ConfigError, match=r"source: .*expected a data set"):
         Masked(source)
 
 
@@ -149,9 +160,11 @@ def test_what_is_no_data_set_is_refused_as_a_source(source):
     [
         ({"kinds": ["box", "strok"]}, "kinds: 'strok'; expected box or stroke.*stroke"),
         ({"kinds": []}, "kinds: none; expected box, stroke or both"),
-        ({"share": [0.0, 0.5]}, r"share: \[0\.0, 0\.5\]; expected \[least, most\], above 0"),
+        ({"share": [0.0, 0.5]}, r"share: \[0\.0, 0\.5\]; expected \[least, most\] of an image, ab"),
         ({"share": [0.5, 0.2]}, "expected .least, most."),
-        ({"share": [0.5, 1.0]}, "below 1, of an image"),
+        ({"share": [0.5, 0.96]}, r"share: \[0\.5, 0\.96\]; expected .*, above 0 and up to 0\.95"),
+        ({"share": [0.99, 0.99]}, r"up to 0\.95"),
+        ({"share": [0.5, float("nan")]}, r"up to 0\.95"),
         ({"share": [0.5]}, "expected .least, most."),
         ({"key": "picture"}, "have no 'picture', only box_classes"),
     ],
