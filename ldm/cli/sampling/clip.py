@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ldm.cli.first_stages import image_channels
 from ldm.cli.running import check_least
+from ldm.cli.sampling.sizes import decoder_of, image_channels_of
 from ldm.config import ConfigError
 from ldm.diffusion.denoiser import Denoiser
 from ldm.guidance.clip import CLIPDissimilarity
@@ -78,15 +78,9 @@ class CLIP:
         loss = CLIPDissimilarity(self.embed_image, self.embed_text(texts), self.size)
 
         def wrapper(denoiser: Denoiser) -> Denoiser:
-            return ImageGuided(denoiser, model.schedule, loss, scale, _decoder(model), through)
+            return ImageGuided(denoiser, model.schedule, loss, scale, decoder_of(model), through)
 
         return wrapper
-
-
-def _decoder(model: Any) -> Callable[[Tensor], Tensor] | None:
-    """What makes images of latents, with gradients; None where images are diffused."""
-    stage = getattr(model, "first_stage_model", None)
-    return None if stage is None else lambda z: stage.decode(z / model.scale_factor)
 
 
 def clip_of(args: argparse.Namespace, model: Any) -> CLIP | None:
@@ -135,9 +129,7 @@ def _read(directory: str, weights: Path) -> tuple[Any, Any, dict[str, Any]]:
 
 def _require_colours(model: Any) -> None:
     """Raise ConfigError for images that CLIP does not take."""
-    stage = getattr(model, "first_stage_model", None)
-    channels = model.channels if stage is None else image_channels(stage)
-    if channels not in (1, 3):
+    if (channels := image_channels_of(model)) not in (1, 3):
         raise ConfigError(f"--clip: this model's images have {channels} channels, CLIP sees 1 or 3")
 
 

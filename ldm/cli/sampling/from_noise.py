@@ -9,7 +9,7 @@ from typing import Any
 
 from ldm.cli.sampling.between import add_between, noise_between
 from ldm.cli.sampling.clip import CLIP, CLIP_FLAGS, add_clip, clip_of
-from ldm.cli.sampling.entries import Item
+from ldm.cli.sampling.entries import Item, kind_of
 from ldm.cli.sampling.task import Given, Task
 from ldm.config import ConfigError
 
@@ -29,7 +29,7 @@ class FromNoise(Task):
 
     def prepare(self, model: Any, args: argparse.Namespace) -> None:
         """Load CLIP; ConfigError when nothing says what it is to see."""
-        is_captioned = any(part.embedder.reads == "text" for part in model.conditioner.parts)
+        is_captioned = any(kind_of(part) == "caption" for part in model.conditioner.parts)
         if args.clip is not None and args.clip_prompt is None and not is_captioned:
             raise ConfigError("--clip-prompt is needed: what CLIP is to see")
         self.clip = clip_of(args, model)
@@ -52,4 +52,4 @@ class FromNoise(Task):
 
 def _caption(model: Any, item: Item) -> str:
     parts = model.conditioner.parts
-    return str(next(item[part.key] for part in parts if part.embedder.reads == "text"))
+    return str(next(item[part.key] for part in parts if kind_of(part) == "caption"))

@@ -11,8 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ldm.cli.first_stages import image_channels
-from ldm.cli.sampling.sizes import cells_of
+from ldm.cli.sampling.sizes import cells_of, image_channels_of
 from ldm.config import ConfigError
 from ldm.data.decoding import UNREADABLE, read_image, reason, upright_size
 from ldm.data.transforms import Interpolation, crop, resize
@@ -67,8 +66,7 @@ def images_of(items: Sequence[dict[str, Any]], model: Any) -> Tensor:
 
     Raises ConfigError for one that has changed.
     """
-    stage = getattr(model, "first_stage_model", None)
-    channels = model.channels if stage is None else image_channels(stage)
+    channels = image_channels_of(model)
     return to_image_tensor(torch.from_numpy(np.stack([_image(item, channels) for item in items])))
 
 

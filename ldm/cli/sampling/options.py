@@ -6,14 +6,19 @@ import argparse
 from dataclasses import replace
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from ldm.cli.sampling.guiding import GUIDANCE_FLAGS
 from ldm.cli.sampling.sizes import latent_size
 from ldm.config import ConfigError
+from ldm.diffusion.schedule import Schedule
 from ldm.models.diffusion.sampling import SampleOptions
-from ldm.samplers.base import Sampler
+from ldm.samplers.base import Nodes, Run, Sampler
 from ldm.samplers.names import GRIDS, SAMPLERS, sampler_named
+from ldm.types import Conditioning, Prediction
 
-__all__ = ["PIXEL_FLAGS", "add_sampler", "sample_options"]
+__all__ = ["PIXEL_FLAGS", "add_sampler", "require_runs", "sample_options"]
 
 # flags on which the pixels of an image depend, beside the model, its seed and its item
 PIXEL_FLAGS = (
@@ -47,14 +52,48 @@ def sample_options(args: argparse.Namespace, model: Any) -> SampleOptions:
     """Options of `model.sample`; ConfigError for what this model cannot do."""
     if args.scale != 1 and not model.conditioner.parts:
         raise ConfigError(f"--scale {args.scale:g}: an unconditional model has nothing to follow")
+    steps, sampler = _steps(args.steps, model), _sampler(args, model)
+    require_runs(sampler, model.schedule, steps)
     return {
-        "steps": _steps(args.steps, model),
+        "steps": steps,
         "scale": args.scale,
         "size": latent_size("size", args.size, model),
         "weights": args.weights,
-        "sampler": _sampler(args, model),
+        "sampler": sampler,
         "decode_batch": args.decode_batch,
     }
+
+
+def require_runs(sampler: Sampler, schedule: Schedule, steps: int) -> None:
+    """Raise ConfigError, naming --times or --sampler, unless so many steps can be taken.
+
+    Some grids and rules need a finite signal-to-noise ratio, which a schedule that ends in pure
+    noise does not have, and published grids are for integer times. Nothing is evaluated: the times
+    and the coefficients of a run without examples are computed.
+    """
+    grid, name = (type(each).__name__ for each in (sampler.grid, sampler))
+    try:
+        times = sampler.times(schedule, steps)
+    except ValueError as error:
+        raise ConfigError(f"--times: {grid} in {steps} steps: {error}") from error
+    like = torch.empty(0, 0)
+    run = Run(
+        denoiser=_unasked,
+        cond=None,
+        draws=None,
+        schedule=schedule,
+        nodes=Nodes.of(schedule, times, like),
+        start=0,
+        like=like,
+    )
+    try:
+        sampler.rule(run)
+    except ValueError as error:
+        raise ConfigError(f"--sampler: {name} on {type(schedule).__name__}: {error}") from error
+
+
+def _unasked(x_t: Tensor, t: Tensor, cond: Conditioning | None) -> Prediction:
+    raise AssertionError("a rule evaluates nothing before its first step")
 
 
 def _sampler(args: argparse.Namespace, model: Any) -> Sampler:

@@ -13,11 +13,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ldm.cli.first_stages import image_channels
 from ldm.cli.running import check_least
 from ldm.cli.sampling.entries import Item, kind_of, require_script
 from ldm.cli.sampling.inputs import images_of
-from ldm.cli.sampling.sizes import cells_of
+from ldm.cli.sampling.sizes import (
+    cells_of,
+    decoder_of,
+    image_channels_of,
+    latent_size,
+    pixels_per_cell,
+)
 from ldm.cli.sampling.task import Given, Images, Task
 from ldm.cli.sampling.told import add_told, told
 from ldm.config import ConfigError
@@ -98,8 +103,7 @@ the small image and its own image made small (l2), or by LPIPS (lpips)."""
         """The small images, for the model or for its guide."""
         height, width = items[0]["size"]
         low = _small(items, model, (height // args.factor, width // args.factor))
-        cells = getattr(getattr(model, "first_stage_model", None), "downsample_factor", 1)
-        options: SampleOptions = {"size": (height // cells, width // cells)}
+        options: SampleOptions = {"size": latent_size("size", (height, width), model)}
 
         def cut(drawn: Images) -> Images:
             sizes = [[args.factor * side for side in item["low"]] for item in items]
@@ -112,7 +116,7 @@ the small image and its own image made small (l2), or by LPIPS (lpips)."""
         loss = self._loss(low, (height, width))
 
         def gradient(denoiser: Denoiser) -> Denoiser:
-            decode = _decoder(model)
+            decode = decoder_of(model)
             return ImageGuided(denoiser, model.schedule, loss, args.guide_scale, decode)
 
         return Given(batch, options, gradient, cut)
@@ -140,9 +144,9 @@ def factor_of(model: Any) -> int:
     if part.slot != "concat":
         raise ConfigError(f"this model attends to {_KEY}; expected it to be joined (concat)")
     with torch.no_grad():
-        zeros = torch.zeros(1, _PROBE, _PROBE, _channels(model), device=model.device)
+        zeros = torch.zeros(1, _PROBE, _PROBE, image_channels_of(model), device=model.device)
         side = part.embedder.encode(part.read({part.key: zeros})).shape[-1]
-    factor = Fraction(side, _PROBE) * model.first_stage_model.downsample_factor
+    factor = Fraction(side, _PROBE) * pixels_per_cell(model)
     if factor.denominator != 1:
         raise ConfigError(
             f"this model draws {factor} times as large as its {_KEY}; expected a whole number"
@@ -174,29 +178,10 @@ def _loaded_lpips(model: Any, args: argparse.Namespace) -> tuple[LPIPS | None, s
         raise ConfigError("--lpips-weights is needed: a file of VGG16's weights, or of LPIPS")
     lpips = lpips_of(args.lpips_weights, model.device)
     try:
-        lpips.require_channels(_channels(model))
+        lpips.require_channels(image_channels_of(model))
     except ValueError as error:
         raise ConfigError(f"--guide lpips: {str(error).partition(';')[0]}") from error
     return lpips, sha256_of(Path(args.lpips_weights))
-
-
-def _channels(model: Any) -> int:
-    """Channels of a model's images."""
-    stage = getattr(model, "first_stage_model", None)
-    return int(model.channels) if stage is None else image_channels(stage)
-
-
-def _decoder(model: Any) -> Callable[[Tensor], Tensor] | None:
-    """What makes images of scaled latents, with gradients; None where images are diffused."""
-    stage = getattr(model, "first_stage_model", None)
-    if stage is None:
-        return None
-
-    def decode(z: Tensor) -> Tensor:
-        images: Tensor = stage.decode(z / model.scale_factor)
-        return images
-
-    return decode
 
 
 def _item(path: Path, model: Any, factor: int) -> Item:
@@ -205,7 +190,7 @@ def _item(path: Path, model: Any, factor: int) -> Item:
     Sides that the model does not take are continued to the next that it does.
     """
     try:
-        low = list(read_image(path, _channels(model)).shape[:2])
+        low = list(read_image(path, image_channels_of(model)).shape[:2])
     except UNREADABLE as error:
         raise ConfigError(f"{path}: cannot be read: {reason(error)}") from error
     cells = cells_of(model)
