@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from ldm.cli.exits import exit_code
 from ldm.cli.first_stages import add_running
 from ldm.cli.sampler_comparison import compare_samplers_of
-from ldm.samplers.names import SAMPLERS
 
 
 def compare_samplers(argv: Sequence[str]) -> None:
@@ -30,7 +29,7 @@ def compare_samplers(argv: Sequence[str]) -> None:
     add("run", metavar="RUN", help="run directory, or a checkpoint of one")
     add("--config", metavar="YAML", help="configuration of a checkpoint outside a run")
     add("--weights", choices=("ema", "raw"), default="ema", help="averaged, or as trained last")
-    add("--samplers", nargs="+", default=list(SAMPLERS), metavar="NAME", help="default: all")
+    add("--samplers", nargs="+", metavar="NAME", help="default: all that the model can do")
     add("--evaluations", nargs="+", type=int, default=[4, 8, 12, 20, 50], metavar="N")
     add("--n", type=int, default=64, help="images of each")
     add("--seed", type=int, default=0, help="of the first image")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from math import isfinite
 from pathlib import Path
 
 import torch
 
 from ldm.config import ConfigError
 
-__all__ = ["autocast", "check_least", "device_of", "output_directory"]
+__all__ = ["autocast", "check_finite", "check_least", "device_of", "output_directory"]
 
 
 def check_least(args: argparse.Namespace, **least: int) -> None:
@@ -18,6 +19,15 @@ def check_least(args: argparse.Namespace, **least: int) -> None:
         given = getattr(args, name)
         if given is not None and given < value:
             raise ConfigError(f"--{name.replace('_', '-')} {given}: expected {value} or more")
+
+
+def check_finite(args: argparse.Namespace) -> None:
+    """Raise ConfigError for a flag that is not a number, or an infinite one."""
+    for name, value in vars(args).items():
+        numbers = value if isinstance(value, list) else [value]
+        if not all(isfinite(each) for each in numbers if isinstance(each, float)):
+            flag = name.replace("_", "-")
+            raise ConfigError(f"--{flag} {' '.join(map(str, numbers))}: expected a number")
 
 
 def device_of(name: str) -> torch.device:

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from ldm.cli.exits import exit_code
-from tests.cli.runs import script, second_stage, trained, unconditional
+from ldm.samplers.names import SAMPLERS
+from tests.cli.runs import script, second_stage, trained, unconditional, write
 
 pytestmark = pytest.mark.slow
 
@@ -56,13 +57,76 @@ def test_the_solution_is_at_no_distance_from_itself(runs, tmp_path):
     ("words", "expected"),
     [
         (["--samplers", "heunn"], "--samplers: 'heunn'"),
-        (["--evaluations", 0], "--evaluations 0: expected 1 or more"),
+        (["--evaluations", 0], "--evaluations 0: expected 1 to 1000"),
+        (["--evaluations", 1001], "--evaluations 1001: expected 1 to 1000"),
         (["--n", 5], "--n 5: the validation data has 4 items"),
+        (["--scale", "nan"], "--scale nan: expected a number"),
+        (["--seed", -3], "--seed -3: expected 0 or more"),
     ],
 )
 def test_what_cannot_be_compared_is_told(runs, tmp_path, caplog_ldm, words, expected):
     assert compare(runs["class"], tmp_path, *words) == 2
     assert expected in caplog_ldm.text
+    assert not any(tmp_path.iterdir())
+
+
+def test_without_a_condition_there_is_nothing_to_follow(runs, tmp_path, caplog_ldm):
+    assert compare(runs["plain"], tmp_path, "--scale", 9) == 2
+    assert "--scale 9: an unconditional model has nothing to follow" in caplog_ldm.text
+
+
+def test_other_data_is_another_comparison(runs, tmp_path, caplog_ldm):
+    config = second_stage()
+    config["data"]["params"]["validation"]["params"]["split"] = "train"
+    words = ["--samplers", "ddim", "--evaluations", 2]
+    out = tmp_path / "out"
+    assert compare(runs["class"], out, *words) == 0
+    other = ["--config", write(tmp_path / "other.yaml", config)]
+    assert compare(runs["class"], out, *words, *other) == 2
+    assert "holds another comparison: conditions was" in caplog_ldm.text
+
+
+def test_a_comparison_goes_on_after_a_cut(runs, tmp_path):
+    words = ["--samplers", "ddim", "ddim", "--evaluations", 2, 2, 3]
+    assert compare(runs["plain"], tmp_path, *words) == 0
+    whole = (tmp_path / "outcomes.jsonl").read_text()
+    assert len(whole.splitlines()) == 2
+    (tmp_path / "outcomes.jsonl").write_text(whole[:-9])
+    assert compare(runs["plain"], tmp_path, *words) == 0
+    lines = (tmp_path / "outcomes.jsonl").read_text().splitlines()
+    assert [lines[0], lines[2]] == whole.splitlines()
+
+
+def test_samplers_with_noise_alone_have_nothing_to_show(runs, tmp_path, capsys):
+    assert compare(runs["plain"], tmp_path, "--samplers", "euler-a", "--evaluations", 2) == 0
+    assert "nothing to show" in capsys.readouterr().out
+
+
+def of_schedule(target, **params):
+    config = unconditional()
+    for key in ("linear_start", "linear_end"):
+        del config["model"]["params"][key]
+    config["model"]["params"]["parameterization"] = "v"
+    config["model"]["params"]["schedule_config"] = {"target": target, "params": params}
+    return config
+
+
+def test_a_model_of_few_levels_is_compared_as_well(tmp_path):
+    config = unconditional()
+    config["model"]["params"]["timesteps"] = 100
+    run = trained(tmp_path, few=config)["few"]
+    assert compare(run, tmp_path / "out", "--samplers", "ddim", "--evaluations", 4, 100) == 0
+    assert outcomes(tmp_path / "out")["ddim", 100]["distance"] < 5
+
+
+def test_samplers_that_a_schedule_is_not_for_are_left_out_or_refused(tmp_path, caplog_ldm):
+    config = of_schedule("ldm.diffusion.schedule.PublishedSchedule", zero_terminal_snr=True)
+    run = trained(tmp_path, zero=config)["zero"]
+    assert compare(run, tmp_path / "out", "--evaluations", 2) == 0
+    assert "plms is left out: " in caplog_ldm.text
+    assert {name for name, _ in outcomes(tmp_path / "out")} == set(SAMPLERS) - {"plms"}
+    assert compare(run, tmp_path / "out", "--samplers", "plms", "--evaluations", 2) == 2
+    assert "--samplers plms: " in caplog_ldm.text
 
 
 def test_a_directory_of_another_comparison_is_refused(runs, tmp_path, caplog_ldm):

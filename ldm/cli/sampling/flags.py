@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from math import isfinite
 from typing import Any
 
-from ldm.cli.running import check_least
+from ldm.cli.running import check_finite, check_least
 from ldm.cli.sampling.guiding import add_guidance
 from ldm.cli.sampling.options import add_sampler
 from ldm.config import ConfigError
@@ -102,8 +101,4 @@ def check_flags(args: argparse.Namespace) -> None:
     check_least(args, n=1, batch_size=1, decode_batch=1, seed=0, steps=1, eta=0, processes=1)
     if args.eta is not None and args.eta > 1:
         raise ConfigError(f"--eta {args.eta}: expected 0 to 1")
-    for name, value in vars(args).items():
-        numbers = value if isinstance(value, list) else [value]
-        if not all(isfinite(each) for each in numbers if isinstance(each, float)):
-            flag = name.replace("_", "-")
-            raise ConfigError(f"--{flag} {' '.join(map(str, numbers))}: expected a number")
+    check_finite(args)

@@ -18,7 +18,13 @@ from ldm.samplers.base import Nodes, Run, Sampler
 from ldm.samplers.names import GRIDS, SAMPLERS, sampler_named
 from ldm.types import Conditioning, Prediction
 
-__all__ = ["PIXEL_FLAGS", "add_sampler", "require_runs", "sample_options"]
+__all__ = [
+    "PIXEL_FLAGS",
+    "add_sampler",
+    "require_condition",
+    "require_runs",
+    "sample_options",
+]
 
 # flags on which the pixels of an image depend, beside the model, its seed and its item
 PIXEL_FLAGS = (
@@ -50,8 +56,7 @@ def add_sampler(parser: argparse.ArgumentParser) -> None:
 
 def sample_options(args: argparse.Namespace, model: Any) -> SampleOptions:
     """Options of `model.sample`; ConfigError for what this model cannot do."""
-    if args.scale != 1 and not model.conditioner.parts:
-        raise ConfigError(f"--scale {args.scale:g}: an unconditional model has nothing to follow")
+    require_condition(args, model)
     steps, sampler = _steps(args.steps, model), _sampler(args, model)
     require_runs(sampler, model.schedule, steps)
     return {
@@ -62,6 +67,12 @@ def sample_options(args: argparse.Namespace, model: Any) -> SampleOptions:
         "sampler": sampler,
         "decode_batch": args.decode_batch,
     }
+
+
+def require_condition(args: argparse.Namespace, model: Any) -> None:
+    """Raise ConfigError where there is guidance, but nothing that the model is told."""
+    if args.scale != 1 and not model.conditioner.parts:
+        raise ConfigError(f"--scale {args.scale:g}: an unconditional model has nothing to follow")
 
 
 def require_runs(sampler: Sampler, schedule: Schedule, steps: int) -> None:
