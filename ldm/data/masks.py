@@ -19,9 +19,7 @@ Kind = Literal["box", "stroke"]
 
 _LARGEST = 0.5  # side of a box, or length of a stroke's segment, as a share of the picture's side
 _THICKEST = 0.15  # half of a stroke's width, likewise
-_MOST = (
-    0.95  # share of a picture that is hidden: of more, few shapes hide anything new
-)
+_MOST = 0.95  # share of a picture that is hidden: of more, few shapes hide anything new
 _SMALLER = 0.9  # times as large is what is tried next where something would hide too much
 
 
