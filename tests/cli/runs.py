@@ -137,9 +137,9 @@ def second_stage(first_stage_checkpoint: str | None = None) -> dict[str, Any]:
     return copy.deepcopy({"model": model, "data": _DATA, "lightning": lightning})
 
 
-def unconditional() -> dict[str, Any]:
+def unconditional(first_stage_checkpoint: str | None = None) -> dict[str, Any]:
     """A latent diffusion model without a condition."""
-    config = second_stage()
+    config = second_stage(first_stage_checkpoint)
     for key in ("cond_stage_key", "cond_stage_trainable", "conditioning_key", "cond_stage_config"):
         del config["model"]["params"][key]
     unet = config["model"]["params"]["unet_config"]["params"]

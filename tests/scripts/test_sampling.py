@@ -12,7 +12,7 @@ from ldm.cli.exits import exit_code
 from ldm.cli.sampling.flags import sampling_parser
 from ldm.cli.sampling.loading import checkpoint_and_block, load_model
 from ldm.data.scenes import CLASS_NAMES
-from tests.cli.runs import first_stage, pixels, script, second_stage, trained, unconditional
+from tests.cli.runs import first_stage, pixels, script, second_stage, trained, unconditional, write
 
 pytestmark = pytest.mark.slow
 
@@ -71,6 +71,17 @@ def test_an_image_depends_on_its_seed_and_not_on_its_batch(runs, tmp_path, name,
         for index, image in enumerate(together):
             again = pixels(tmp_path / str(size) / f"{index:05}.png")
             assert np.abs(again.astype(int) - image).max() <= 1
+
+
+def test_a_configuration_that_leaves_its_first_stage_open_describes_a_whole_checkpoint(
+    runs, tmp_path
+):
+    config = unconditional("???")
+    words = [runs["plain"] / "checkpoints/last.ckpt", "--n", 1]
+    words += ["--config", write(tmp_path / "open.yaml", config)]
+    assert sample(*words, "--out", tmp_path / "a") == 0
+    assert sample(runs["plain"], "--n", 1, "--out", tmp_path / "b") == 0
+    assert (pixels(tmp_path / "a/00000.png") == pixels(tmp_path / "b/00000.png")).all()
 
 
 def test_a_seed_draws_its_image_wherever_the_count_began(runs, tmp_path):

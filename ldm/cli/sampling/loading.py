@@ -51,6 +51,6 @@ def checkpoint_and_block(args: argparse.Namespace) -> tuple[Path, dict[str, Any]
     checkpoint, files = model_files(args.run, args.config)
     config = load(files)
     with with_key(str(files[-1])):
-        block = model_block(config)
+        block = to_plain(without_checkpoints(model_block(config)))
     check({"model": block})
-    return checkpoint, to_plain(without_checkpoints(block))
+    return checkpoint, block
