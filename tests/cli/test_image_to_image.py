@@ -1,5 +1,7 @@
 """Images that img2img.py inverts, as far as a model in memory shows it."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from ldm.cli.sampling.image_to_image import ImageToImage
 from ldm.config import ConfigError, instantiate_from_config
 from ldm.guidance.tiled import Tiled
 from ldm.models.diffusion.sampling import Inverted
-from tests.cli.jobs import job
+from tests.cli.jobs import draw, job
 from tests.cli.letters import captioned
 from tests.cli.runs import unconditional
 from tests.reference import fill
@@ -99,3 +101,15 @@ def test_states_of_an_inversion_are_not_rounded_with_the_products(model, picture
     with torch.autocast("cpu", dtype=torch.bfloat16):
         model.sample([0], {"caption": ["a"]}, steps=4, start=start)
     assert seen == [torch.float32] * 4
+
+
+def test_a_job_of_before_images_were_inverted_goes_on(model, picture, tmp_path):
+    words = [picture, "--steps", 2, "--prompt", "a"]
+    draw(model, tmp_path / "out", *words, task=ImageToImage())
+    path = tmp_path / "out" / "job.json"
+    told = json.loads(path.read_text())
+    assert told.pop("invert") is None
+    path.write_text(json.dumps(told))
+    job(model, tmp_path / "out", *words, task=ImageToImage()).begin()
+    with pytest.raises(ConfigError, match="were drawn with invert None, not True"):
+        job(model, tmp_path / "out", *words, "--invert", task=ImageToImage()).begin()

@@ -24,6 +24,7 @@ __all__ = ["CLIP", "CLIP_FLAGS", "add_clip", "clip_of"]
 
 CLIP_FLAGS = ("clip", "clip_prompt", "clip_scale", "clip_through", "clip_sha256")
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+_SCALE = 100.0  # of CLIP's own logits
 _TOKENIZERS = (("tokenizer.json",), ("vocab.json", "merges.txt"))
 
 
@@ -32,9 +33,10 @@ def add_clip(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("what CLIP sees").add_argument
     add("--clip", metavar="DIR", help="guide by this CLIP: transformers' format, from this disk")
     add("--clip-prompt", metavar="TEXT", help="what it is to see; default: the caption, if any")
-    add("--clip-scale", type=float, default=100.0, metavar="SCALE", help="100 is CLIP's own")
-    told = "gradient through the network as well, or through the decoder alone, in less memory"
-    add("--clip-through", choices=("denoiser", "x0"), default="denoiser", help=told)
+    # None without a CLIP: what records and jobs of before there were these flags say too
+    add("--clip-scale", type=float, metavar="SCALE", help="default: 100, CLIP's own")
+    told = "gradient through the network as well, or the decoder alone (x0), in less memory"
+    add("--clip-through", choices=("denoiser", "x0"), help=f"{told}; default: denoiser")
     parser.set_defaults(clip_sha256=None)
 
 
@@ -84,7 +86,7 @@ class CLIP:
 
 
 def clip_of(args: argparse.Namespace, model: Any) -> CLIP | None:
-    """The CLIP of `--clip` on the model's device, its SHA-256 noted in the flags; None for none.
+    """The CLIP of `--clip` on the model's device, noted in the flags with their defaults, or None.
 
     Raises ConfigError: no such directory, files that are missing, damaged or of something else.
     """
@@ -92,6 +94,8 @@ def clip_of(args: argparse.Namespace, model: Any) -> CLIP | None:
         if args.clip_prompt is not None:
             raise ConfigError("--clip-prompt: there is no CLIP to see it; give --clip DIR")
         return None
+    args.clip_scale = _SCALE if args.clip_scale is None else args.clip_scale
+    args.clip_through = args.clip_through or "denoiser"
     check_least(args, clip_scale=0)
     _require_colours(model)
     weights = _weights(Path(args.clip))
