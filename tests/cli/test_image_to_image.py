@@ -49,6 +49,20 @@ def test_what_an_image_shows_is_what_is_drawn_unless_it_is_said(model, picture):
     assert not np.array_equal(told.draw(range(1)), made.draw(range(1)))
 
 
+def test_what_images_show_is_encoded_once_in_a_job(picture, monkeypatch):
+    model, encoded = fill(captioned()), []
+    (part,) = model.conditioner.parts
+    encode = part.embedder.encode
+    monkeypatch.setattr(
+        part.embedder, "encode", lambda texts: encoded.append(texts) or encode(texts)
+    )
+    words = ["--prompt", "a cat", "--source-prompt", "a dog", "--n", 4, "--batch-size", 2]
+    made = inverting(model, picture, *words)
+    for batch in made.batches():
+        made.draw(batch)
+    assert sorted(encoded) == [["a cat"], ["a dog"]]
+
+
 def test_a_prompt_of_another_length_edits_the_image(model, picture):
     words = ["--strength", 0, "--source-prompt", "a dog"]
     same, other = (
