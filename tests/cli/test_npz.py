@@ -30,7 +30,7 @@ def save(place, **sizes):
 def test_images_of_several_sizes_are_refused_before_they_are_drawn(model, tmp_path):
     given = save(tmp_path / "in", a=(16, 16), b=(16, 24), c=(16, 16))
     words = [given, "--steps", 2, "--npz"]
-    with pytest.raises(ConfigError, match="--npz: .* at 16 x 16 and some at 16 x 24 pixels"):
+    with pytest.raises(ConfigError, match=r"--npz: .* at 16 x 16 and some at 16 x 24 pixels"):
         draw(model, tmp_path / "out", *words, task=ImageToImage())
     assert not list((tmp_path / "out").iterdir())
     draw(model, tmp_path / "one", *words, "--size", 16, 16, task=ImageToImage())
@@ -40,7 +40,7 @@ def test_images_of_several_sizes_are_refused_before_they_are_drawn(model, tmp_pa
 def test_of_enlarged_images_the_size_that_they_are_cut_to_counts(model, tmp_path):
     words = ["--guide", "l2", "--factor", 2, "--steps", 2, "--npz"]
     given = save(tmp_path / "in", a=(7, 8), b=(8, 8))  # both drawn as 16 x 16
-    with pytest.raises(ConfigError, match="--npz: .* at 14 x 16 and some at 16 x 16 pixels"):
+    with pytest.raises(ConfigError, match=r"--npz: .* at 14 x 16 and some at 16 x 16 pixels"):
         draw(model, tmp_path / "out", given, *words, task=Superres())
     same = save(tmp_path / "same", a=(7, 8), b=(7, 8))
     draw(model, tmp_path / "one", same, *words, task=Superres())
