@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,11 @@ CLIP_FLAGS = ("clip", "clip_prompt", "clip_scale", "clip_through", "clip_sha256"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _SCALE = 100.0  # of CLIP's own logits
 _TOKENIZERS = (("tokenizer.json",), ("vocab.json", "merges.txt"))
+# what the tokens of a text depend on, as far as it is there
+_TOKENIZER_FILES = (
+    *("tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json"),
+    *("special_tokens_map.json", "added_tokens.json"),
+)
 
 
 def add_clip(parser: argparse.ArgumentParser) -> None:
@@ -106,9 +112,17 @@ def clip_of(args: argparse.Namespace, model: Any) -> CLIP | None:
             f"--clip {args.clip}: {weights.name} is no CLIP of images and texts: it lacks "
             f"{lacking[0]} and {len(lacking) - 1} more"
         )
-    args.clip_sha256 = sha256_of(weights)
+    args.clip_sha256 = _digest_of(weights)
     frozen: nn.Module = network.float().to(model.device).eval().requires_grad_(False)
     return CLIP(frozen, tokenizer)
+
+
+def _digest_of(weights: Path) -> str:
+    """SHA-256 over name and SHA-256 of each file that CLIP is made of, 64 hexadecimal digits."""
+    directory = weights.parent
+    files = [directory / name for name in ("config.json", *_TOKENIZER_FILES)]
+    lines = [f"{path.name} {sha256_of(path)}" for path in [weights, *files] if path.is_file()]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def _read(directory: str, weights: Path) -> tuple[Any, Any, dict[str, Any]]:
