@@ -129,6 +129,37 @@ def test_embeddings_are_those_of_the_whole_model(plain, clip, tmp_path):
         torch.testing.assert_close(own / own.norm(dim=1, keepdim=True), want)
 
 
+def test_a_text_is_read_once_in_a_job_and_told_once_that_it_is_cut(
+    clip, tmp_path, monkeypatch, caplog_ldm
+):
+    read = []
+    forward = CLIPTextModel.forward
+
+    def reading(self, **tokens):
+        read.append(len(tokens["input_ids"]))
+        return forward(self, **tokens)
+
+    monkeypatch.setattr(CLIPTextModel, "forward", reading)
+    words = ["--prompt", "a " * 20, "--prompt", "red", "--n", 2, "--batch-size", 1, "--steps", 2]
+    draw(captioned(), tmp_path, *words, "--clip", clip, task=TextToImage())
+    assert read == [1, 1]
+    assert caplog_ldm.text.count("of which CLIP reads 8") == 1
+
+
+def test_a_text_is_embedded_the_same_whatever_stands_beside_it(plain, clip, tmp_path):
+    one, other = (loaded(plain, clip, tmp_path) for _ in range(2))
+    alone = one.embed_text(["red"])
+    together = other.embed_text(["b a red a b", "red", "a", "red"])
+    assert torch.equal(together[[1, 3]], alone.expand(2, -1))
+
+
+def test_of_many_texts_the_last_are_remembered(plain, clip, tmp_path, monkeypatch):
+    seen = loaded(plain, clip, tmp_path)
+    monkeypatch.setattr("ldm.cli.sampling.clip._TEXTS", 2)
+    assert seen.embed_text(["red", "a", "b", "red"]).shape == (4, 8)
+    assert list(seen._known) == ["a", "b"]
+
+
 def test_a_text_that_is_too_long_is_told(plain, clip, tmp_path, caplog_ldm):
     seen = loaded(plain, clip, tmp_path)
     assert seen.embed_text(["a " * 20]).shape == (1, 8)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ __all__ = ["CLIP", "CLIP_FLAGS", "add_clip", "clip_of"]
 
 CLIP_FLAGS = ("clip", "clip_prompt", "clip_scale", "clip_through", "clip_sha256")
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+_TEXTS = 4096  # that are remembered, a few MB
 _SCALE = 100.0  # of CLIP's own logits
 _TOKENIZERS = (("tokenizer.json",), ("vocab.json", "merges.txt"))
 # what the tokens of a text depend on, as far as it is there
@@ -52,6 +53,7 @@ class CLIP:
 
     model: Any
     tokenizer: Any
+    _known: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def size(self) -> int:
@@ -65,14 +67,24 @@ class CLIP:
 
     @torch.no_grad()
     def embed_text(self, texts: Sequence[str]) -> Tensor:
-        """Texts (B) to embeddings (B, D); warns of one that is longer than CLIP reads."""
+        """Texts (B) to embeddings (B, D); warns of one that is longer than CLIP reads.
+
+        Each text is encoded once and by itself, so that its embedding never depends on others.
+        """
+        for text in texts:
+            if text not in self._known:
+                self._known[text] = self._embedded(text)
+        found = torch.cat([self._known[text] for text in texts])
+        while len(self._known) > _TEXTS:
+            del self._known[next(iter(self._known))]
+        return found
+
+    def _embedded(self, text: str) -> Tensor:
+        """The embedding of one text, (1, D)."""
         limit = self.model.config.text_config.max_position_embeddings
-        for text in dict.fromkeys(texts):
-            if (count := len(self.tokenizer(text)["input_ids"])) > limit:
-                log.warning("%r has %d tokens, of which CLIP reads %d", text, count, limit)
-        tokens = self.tokenizer(
-            list(texts), padding=True, truncation=True, max_length=limit, return_tensors="pt"
-        )
+        if (count := len(self.tokenizer(text)["input_ids"])) > limit:
+            log.warning("%r has %d tokens, of which CLIP reads %d", text, count, limit)
+        tokens = self.tokenizer([text], truncation=True, max_length=limit, return_tensors="pt")
         read: Tensor = self.model.text_model(**tokens.to(self.model.device)).pooler_output
         return self.model.text_projection(read)  # type: ignore[no-any-return]
 
