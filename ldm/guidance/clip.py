@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -29,10 +30,16 @@ class CLIPDissimilarity:
     embed: Callable[[Tensor], Tensor]
     text: Tensor
     size: int
+    # beside the embeddings: from the host's memory each evaluation would wait for the device
+    _normal: Tensor = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Bring the numbers that pixels are normalized by to where the embeddings are."""
+        object.__setattr__(self, "_normal", _normal(self.text.device))
 
     def __call__(self, image: Tensor) -> Tensor:
         """The loss (B,), in [-1, 1], of images (B, C, H, W) in [-1, 1]."""
-        seen = self.embed(to_clip_pixels(image, self.size))
+        seen = self.embed(_clip_pixels(image, self.size, self._normal))
         return -F.cosine_similarity(seen.float(), self.text.float(), dim=1)
 
 
@@ -46,6 +53,15 @@ def to_clip_pixels(image: Tensor, size: int) -> Tensor:
     image: (B, 3, H, W), or grey (B, 1, H, W), in [-1, 1].
     Raises ValueError for another number of channels.
     """
+    return _clip_pixels(image, size, _normal(image.device))
+
+
+def _normal(device: torch.device) -> Tensor:
+    """Mean and standard deviation of CLIP's pixels, (2, 1, 3, 1, 1)."""
+    return torch.tensor([MEAN, STD], device=device)[:, None, :, None, None]
+
+
+def _clip_pixels(image: Tensor, size: int, normal: Tensor) -> Tensor:
     channels, height, width = image.shape[1:]
     if channels not in (1, 3):
         raise ValueError(f"images have {channels} channels, expected 1 or 3, which CLIP sees")
@@ -57,5 +73,4 @@ def to_clip_pixels(image: Tensor, size: int) -> Tensor:
         image = F.interpolate(image, size=sides, mode="bicubic", antialias=True)
     top, left = ((side - size) // 2 for side in sides)
     image = image[..., top : top + size, left : left + size].expand(-1, 3, -1, -1)
-    mean, std = (image.new_tensor(each).view(1, 3, 1, 1) for each in (MEAN, STD))
-    return (image - mean) / std
+    return (image - normal[0]) / normal[1]

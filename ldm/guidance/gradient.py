@@ -184,6 +184,7 @@ def _usable(x: Tensor) -> Tensor:
 
 
 def _usable_condition(cond: Conditioning | None) -> Conditioning | None:
-    if cond is None:
-        return None
+    """The same condition, which wrappers may know by now, or one of copies."""
+    if cond is None or not any(value.is_inference() for value in cond.slots().values()):
+        return cond
     return Conditioning(**{name: _usable(value) for name, value in cond.slots().items()})

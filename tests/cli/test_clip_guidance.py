@@ -1,16 +1,18 @@
 """Drawing towards what a text says, as a CLIP in a directory sees it."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from ldm.cli.sampling.clip import clip_of
 from ldm.cli.sampling.text import TextToImage
 from ldm.config import ConfigError, instantiate_from_config
 from ldm.guidance.clip import CLIPDissimilarity
-from ldm.io.digest import sha256_of
 from ldm.tensor import to_image_tensor
 from tests.cli.clips import LAYERS, TEXT, save_clip
 from tests.cli.jobs import draw, job
@@ -34,6 +36,12 @@ def clip(tmp_path_factory):
 
 def loaded(model, directory, tmp_path):
     return clip_of(job(model, tmp_path, "--clip", directory, "--clip-prompt", "a").args, model)
+
+
+def identity(model, directory, tmp_path):
+    return job(model, tmp_path, "--clip", directory, "--clip-prompt", "a").record.flags[
+        "clip_sha256"
+    ]
 
 
 def unlike(clip, images, texts):
@@ -79,7 +87,25 @@ def test_a_picture_says_which_clip_saw_what(plain, clip, tmp_path):
     draw(plain, tmp_path, "--n", 1, "--steps", 2, "--clip", clip, "--clip-prompt", "a red")
     with Image.open(tmp_path / "00000.png") as image:
         assert image.text["clip_prompt"] == "a red"
-        assert image.text["clip_sha256"] == sha256_of(clip / "model.safetensors")
+        assert image.text["clip_sha256"] == identity(plain, clip, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["config.json", "merges.txt", "model.safetensors"])
+def test_a_clip_is_known_by_all_that_it_is_made_of(plain, tmp_path, name):
+    one, same, other = (save_clip(tmp_path / str(index)) for index in range(3))
+    path = other / name
+    if name == "config.json":
+        told = json.loads(path.read_text())
+        told["text_config"]["hidden_act"] = "gelu"
+        path.write_text(json.dumps(told))
+    elif name == "merges.txt":
+        path.write_text("#version: 0.2\nr e\n")
+    else:
+        state = {key: 2 * value for key, value in load_file(path).items()}
+        save_file(state, path, metadata={"format": "pt"})
+    found = [identity(plain, each, tmp_path / "out") for each in (one, same, other)]
+    assert found[0] == found[1] != found[2]
+    assert len(found[0]) == 64
 
 
 def test_weights_may_be_of_torch_and_give_the_same(plain, clip, tmp_path):
@@ -101,6 +127,37 @@ def test_embeddings_are_those_of_the_whole_model(plain, clip, tmp_path):
         (seen.embed_text(["red", "b a red"]), whole.text_embeds),
     ):
         torch.testing.assert_close(own / own.norm(dim=1, keepdim=True), want)
+
+
+def test_a_text_is_read_once_in_a_job_and_told_once_that_it_is_cut(
+    clip, tmp_path, monkeypatch, caplog_ldm
+):
+    read = []
+    forward = CLIPTextModel.forward
+
+    def reading(self, **tokens):
+        read.append(len(tokens["input_ids"]))
+        return forward(self, **tokens)
+
+    monkeypatch.setattr(CLIPTextModel, "forward", reading)
+    words = ["--prompt", "a " * 20, "--prompt", "red", "--n", 2, "--batch-size", 1, "--steps", 2]
+    draw(captioned(), tmp_path, *words, "--clip", clip, task=TextToImage())
+    assert read == [1, 1]
+    assert caplog_ldm.text.count("of which CLIP reads 8") == 1
+
+
+def test_a_text_is_embedded_the_same_whatever_stands_beside_it(plain, clip, tmp_path):
+    one, other = (loaded(plain, clip, tmp_path) for _ in range(2))
+    alone = one.embed_text(["red"])
+    together = other.embed_text(["b a red a b", "red", "a", "red"])
+    assert torch.equal(together[[1, 3]], alone.expand(2, -1))
+
+
+def test_of_many_texts_the_last_are_remembered(plain, clip, tmp_path, monkeypatch):
+    seen = loaded(plain, clip, tmp_path)
+    monkeypatch.setattr("ldm.cli.sampling.clip._TEXTS", 2)
+    assert seen.embed_text(["red", "a", "b", "red"]).shape == (4, 8)
+    assert list(seen._known) == ["a", "b"]
 
 
 def test_a_text_that_is_too_long_is_told(plain, clip, tmp_path, caplog_ldm):

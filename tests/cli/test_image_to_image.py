@@ -1,5 +1,7 @@
 """Images that img2img.py inverts, as far as a model in memory shows it."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from ldm.config import ConfigError, instantiate_from_config
 from ldm.data.decoding import read_image
 from ldm.guidance.tiled import Tiled
 from ldm.models.diffusion.sampling import Inverted
-from tests.cli.jobs import job
+from tests.cli.jobs import draw, job
 from tests.cli.letters import captioned
 from tests.cli.runs import unconditional
 from tests.cli.turned import turned
@@ -47,6 +49,20 @@ def test_what_an_image_shows_is_what_is_drawn_unless_it_is_said(model, picture):
     assert start_of(told).batch == {"caption": ["a dog there"]}
     assert told.items[0]["caption"] == "a cat"
     assert not np.array_equal(told.draw(range(1)), made.draw(range(1)))
+
+
+def test_what_images_show_is_encoded_once_in_a_job(picture, monkeypatch):
+    model, encoded = fill(captioned()), []
+    (part,) = model.conditioner.parts
+    encode = part.embedder.encode
+    monkeypatch.setattr(
+        part.embedder, "encode", lambda texts: encoded.append(texts) or encode(texts)
+    )
+    words = ["--prompt", "a cat", "--source-prompt", "a dog", "--n", 4, "--batch-size", 2]
+    made = inverting(model, picture, *words)
+    for batch in made.batches():
+        made.draw(batch)
+    assert sorted(encoded) == [["a cat"], ["a dog"]]
 
 
 def test_a_prompt_of_another_length_edits_the_image(model, picture):
@@ -110,3 +126,15 @@ def test_a_photograph_is_drawn_as_large_as_it_is_upright(model, tmp_path, orient
     upright = read_image(path)
     assert made.items[0]["size"] == list(upright.shape[:2])
     assert made.draw([0])[0].shape == upright.shape
+
+
+def test_a_job_of_before_images_were_inverted_goes_on(model, picture, tmp_path):
+    words = [picture, "--steps", 2, "--prompt", "a"]
+    draw(model, tmp_path / "out", *words, task=ImageToImage())
+    path = tmp_path / "out" / "job.json"
+    told = json.loads(path.read_text())
+    assert told.pop("invert") is None
+    path.write_text(json.dumps(told))
+    job(model, tmp_path / "out", *words, task=ImageToImage()).begin()
+    with pytest.raises(ConfigError, match="were drawn with invert None, not True"):
+        job(model, tmp_path / "out", *words, "--invert", task=ImageToImage()).begin()

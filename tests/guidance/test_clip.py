@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from ldm.diffusion.schedule import PublishedSchedule
 from ldm.guidance.clip import MEAN, STD, CLIPDissimilarity, to_clip_pixels
@@ -87,6 +88,25 @@ def test_a_text_for_all_is_that_of_each():
     text = torch.tensor([[1.0, 2.0, 3.0]])
     one, each = (CLIPDissimilarity(colours, t, 8)(IMAGES) for t in (text, text.expand(2, 3)))
     assert torch.equal(one, each)
+
+
+class FromHost(TorchFunctionMode):
+    """Counts tensors that are made of numbers of the host, which a GPU is waited for with."""
+
+    count = 0
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        self.count += func in (torch.tensor, torch.as_tensor, torch.Tensor.new_tensor)
+        return func(*args, **(kwargs or {}))
+
+
+def test_an_evaluation_makes_no_tensor_of_numbers_of_the_host():
+    with FromHost() as made:
+        loss = CLIPDissimilarity(colours, torch.ones(1, 3), 4)
+    assert made.count > 0
+    with FromHost() as made:
+        loss(IMAGES)
+    assert made.count == 0
 
 
 @pytest.mark.parametrize("through", ["denoiser", "x0"])

@@ -9,8 +9,10 @@ from ldm.diffusion.draws import KeyedDraws
 from ldm.diffusion.moment import Memory, moment_of_run
 from ldm.diffusion.schedule import PublishedSchedule
 from ldm.guidance.classifier_free import ClassifierFree
+from ldm.guidance.gradient import ClassifierGuided
+from ldm.samplers.ddim import DDIM
 from ldm.types import Conditioning
-from tests.guidance.wrappers import SIZE, WRAPPERS, Net, net
+from tests.guidance.wrappers import SIZE, WRAPPERS, Net, image_guided, net
 from tests.samplers.solvers import SOLVERS
 from tests.samplers.solvers import name as name_of
 
@@ -62,6 +64,30 @@ def test_guidance_is_one_call_of_twice_the_batch_and_joins_its_condition_once(sa
         sampler.sample(denoiser, x, schedule=schedule, steps=5, cond=COND, draws=draws)
         assert recorded.rows == [(2 * B, 2 * B)] * sampler.evaluations(5)
         assert len({id(cond) for cond in recorded.conditions}) == runs
+
+
+@pytest.mark.parametrize("through", ["denoiser", "x0"])
+def test_around_guidance_by_gradients_the_condition_is_joined_once_as_well(through):
+    schedule, recorded = PublishedSchedule().double(), Recorded()
+    free = ClassifierFree(NetDenoiser(recorded, schedule, "v"), 3.0, NULL)
+    denoiser = image_guided(free, schedule, "cpu", through)
+    x = torch.randn(B, *SIZE, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    DDIM().sample(denoiser, x, schedule=schedule, steps=5, cond=COND)
+    assert len(recorded.conditions) == 5
+    assert len({id(cond) for cond in recorded.conditions}) == 1
+
+
+def test_a_classifier_is_given_the_condition_itself():
+    schedule, given = PublishedSchedule().double(), []
+
+    def log_prob(x_t, t, cond):
+        given.append(cond)
+        return -x_t.square().sum(dim=(1, 2, 3))
+
+    denoiser = ClassifierGuided(net(schedule), schedule, log_prob)
+    x = torch.zeros(B, *SIZE, dtype=torch.float64)
+    DDIM().sample(denoiser, x, schedule=schedule, steps=2, cond=COND)
+    assert [cond is COND for cond in given] == [True, True]
 
 
 def test_another_condition_in_a_run_is_joined_anew():

@@ -2,6 +2,7 @@
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from ldm.diffusion.denoiser import NetDenoiser
 from ldm.diffusion.schedule import (
@@ -12,6 +13,7 @@ from ldm.diffusion.schedule import (
 )
 from ldm.guidance.autoguidance import Autoguided
 from ldm.guidance.classifier_free import ClassifierFree
+from ldm.guidance.clip import CLIPDissimilarity
 from ldm.guidance.correction import Clipped, Corrected, Quantized, Thresholded
 from ldm.guidance.gradient import ClassifierGuided, ImageGuided, LowResolution
 from ldm.guidance.interval import Interval
@@ -66,6 +68,17 @@ def image_guided(denoiser, schedule, device, through):
     )
 
 
+def clip_guided(denoiser, schedule, device):
+    """By an embedding that is twelve numbers of the picture, of which CLIP would see 4 x 4."""
+    text = torch.linspace(-1, 1, 12, device=device)[None]
+
+    def embed(pixels):
+        return F.avg_pool2d(pixels, 2).flatten(1)
+
+    loss = CLIPDissimilarity(embed, text, 4)
+    return ImageGuided(denoiser, schedule, loss, 20.0, lambda z: z[:, :1].tanh())
+
+
 def free(denoiser, device, scale=3.0):
     return ClassifierFree(denoiser, scale, Conditioning(vector=on(device, -1.0)))
 
@@ -92,6 +105,7 @@ WRAPPERS = {
     "classifier": lambda d, s, device: ClassifierGuided(d, s, log_prob, 0.2),
     "image_through_denoiser": lambda d, s, device: image_guided(d, s, device, "denoiser"),
     "image_through_x0": lambda d, s, device: image_guided(d, s, device, "x0"),
+    "clip": clip_guided,
     "all": lambda d, s, device: Thresholded(
         image_guided(
             Interval(Rescaled(projected(d, s, device), s), d, s, 0.1, 0.9), s, device, "x0"

@@ -1,9 +1,14 @@
 """Images of a model without classes, drawn towards those that a classifier sees."""
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
 
 from ldm.cli.exits import exit_code
+from ldm.cli.sampling.record import read_record
 from ldm.cli.train import train
 from tests.cli.runs import pixels, script
 
@@ -46,6 +51,23 @@ def test_a_guided_picture_is_drawn_again(runs, tmp_path, caplog_ldm):
     words = ["--from-png", str(tmp_path / "a/00001.png"), "--out", str(tmp_path / "b")]
     assert exit_code(script("sample"), words) == 0
     assert "the same to the last bit" in caplog_ldm.text
+
+
+def test_a_classifier_that_lies_elsewhere_by_now_is_given_again(runs, tmp_path, caplog_ldm):
+    place = shutil.copytree(runs["classifier-pixel"], tmp_path / "classifier")
+    words = [runs["ddpm"], "--classes", 3, "--classifier", place, "--classifier-scale", 50]
+    assert sample(*words, "--out", tmp_path / "a") == 0
+    moved = shutil.move(place, tmp_path / "moved")
+    again = ["--from-png", tmp_path / "a/00001.png", "--out", tmp_path / "b"]
+    assert sample(*again) == 2
+    assert sample(*again, "--classifier", moved) == 0
+    assert "00001.png: the same to the last bit" in caplog_ldm.text
+    assert read_record(tmp_path / "b/00001.png").flags["classifier"] == str(moved)
+    (checkpoint,) = Path(moved).glob("checkpoints/last.ckpt")
+    state = torch.load(checkpoint, weights_only=True)
+    torch.save({**state, "global_step": 7}, checkpoint)
+    assert sample(*again, "--classifier", moved) == 2
+    assert "classifier_sha256 was" in caplog_ldm.text
 
 
 @pytest.mark.parametrize(

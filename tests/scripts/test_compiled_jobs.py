@@ -9,6 +9,7 @@ from PIL.PngImagePlugin import PngInfo
 from torch._dynamo.testing import CompileCounter
 
 from ldm.cli.exits import exit_code
+from ldm.cli.sampling.clip import CLIP_FLAGS
 from tests.cli.runs import script, second_stage, trained
 
 pytestmark = pytest.mark.slow
@@ -64,6 +65,19 @@ def test_a_picture_of_a_record_without_the_flag_is_not_compiled(run, tmp_path, c
     assert sample(*words) == 0
     assert "old.png: the same to the last bit" in caplog_ldm.text
     assert counted.frame_count == 0
+
+
+def test_a_job_of_before_there_were_flags_of_clip_goes_on(run, tmp_path):
+    words = [run, "--classes", 3, "--n", 1, "--steps", 2, "--out", tmp_path]
+    assert sample(*words) == 0
+    path = tmp_path / "job.json"
+    told = json.loads(path.read_text())
+    gone = {key: told.pop(key) for key in [*told] if key.startswith("clip")}
+    assert gone == dict.fromkeys(CLIP_FLAGS)
+    path.write_text(json.dumps(told))
+    (tmp_path / "00000.png").unlink()
+    assert sample(*words) == 0
+    assert (tmp_path / "00000.png").is_file()
 
 
 def test_a_compiled_job_goes_on_only_compiled(run, tmp_path, counted, caplog_ldm):

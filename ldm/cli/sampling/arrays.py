@@ -22,17 +22,19 @@ def write_npz(images: Iterable[NDArray[np.uint8]], shape: tuple[int, ...], path:
     """
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     header = {"descr": npy.dtype_to_descr(np.dtype(np.uint8)), "fortran_order": False}
-    count = 0
-    with (
-        zipfile.ZipFile(part, "w", allowZip64=True) as archive,
-        archive.open("arr_0.npy", "w", force_zip64=True) as file,
-    ):
-        npy.write_array_header_2_0(file, {**header, "shape": shape})
-        for image in images:
-            if image.shape != shape[1:]:
-                raise ValueError(f"image {count} is {image.shape}, expected {shape[1:]}")
-            file.write(np.ascontiguousarray(image, dtype=np.uint8).tobytes())
-            count += 1
-    if count != shape[0]:
-        raise ValueError(f"there are {count} images, expected {shape[0]}")
-    part.replace(path)
+    try:
+        with (
+            zipfile.ZipFile(part, "w", allowZip64=True) as archive,
+            archive.open("arr_0.npy", "w", force_zip64=True) as file,
+        ):
+            npy.write_array_header_2_0(file, {**header, "shape": shape})
+            count = 0
+            for count, image in enumerate(images, start=1):
+                if image.shape != shape[1:]:
+                    raise ValueError(f"image {count - 1} is {image.shape}, expected {shape[1:]}")
+                file.write(np.ascontiguousarray(image, dtype=np.uint8).tobytes())
+        if count != shape[0]:
+            raise ValueError(f"there are {count} images, expected {shape[0]}")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

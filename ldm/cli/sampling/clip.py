@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,14 @@ __all__ = ["CLIP", "CLIP_FLAGS", "add_clip", "clip_of"]
 
 CLIP_FLAGS = ("clip", "clip_prompt", "clip_scale", "clip_through", "clip_sha256")
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+_TEXTS = 4096  # that are remembered, a few MB
+_SCALE = 100.0  # of CLIP's own logits
 _TOKENIZERS = (("tokenizer.json",), ("vocab.json", "merges.txt"))
+# what the tokens of a text depend on, as far as it is there
+_TOKENIZER_FILES = (
+    *("tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json"),
+    *("special_tokens_map.json", "added_tokens.json"),
+)
 
 
 def add_clip(parser: argparse.ArgumentParser) -> None:
@@ -32,9 +40,10 @@ def add_clip(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("what CLIP sees").add_argument
     add("--clip", metavar="DIR", help="guide by this CLIP: transformers' format, from this disk")
     add("--clip-prompt", metavar="TEXT", help="what it is to see; default: the caption, if any")
-    add("--clip-scale", type=float, default=100.0, metavar="SCALE", help="100 is CLIP's own")
-    told = "gradient through the network as well, or through the decoder alone, in less memory"
-    add("--clip-through", choices=("denoiser", "x0"), default="denoiser", help=told)
+    # None without a CLIP: what records and jobs of before there were these flags say too
+    add("--clip-scale", type=float, metavar="SCALE", help="default: 100, CLIP's own")
+    told = "gradient through the network as well, or the decoder alone (x0), in less memory"
+    add("--clip-through", choices=("denoiser", "x0"), help=f"{told}; default: denoiser")
     parser.set_defaults(clip_sha256=None)
 
 
@@ -44,6 +53,7 @@ class CLIP:
 
     model: Any
     tokenizer: Any
+    _known: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def size(self) -> int:
@@ -57,14 +67,24 @@ class CLIP:
 
     @torch.no_grad()
     def embed_text(self, texts: Sequence[str]) -> Tensor:
-        """Texts (B) to embeddings (B, D); warns of one that is longer than CLIP reads."""
+        """Texts (B) to embeddings (B, D); warns of one that is longer than CLIP reads.
+
+        Each text is encoded once and by itself, so that its embedding never depends on others.
+        """
+        for text in texts:
+            if text not in self._known:
+                self._known[text] = self._embedded(text)
+        found = torch.cat([self._known[text] for text in texts])
+        while len(self._known) > _TEXTS:
+            del self._known[next(iter(self._known))]
+        return found
+
+    def _embedded(self, text: str) -> Tensor:
+        """The embedding of one text, (1, D)."""
         limit = self.model.config.text_config.max_position_embeddings
-        for text in dict.fromkeys(texts):
-            if (count := len(self.tokenizer(text)["input_ids"])) > limit:
-                log.warning("%r has %d tokens, of which CLIP reads %d", text, count, limit)
-        tokens = self.tokenizer(
-            list(texts), padding=True, truncation=True, max_length=limit, return_tensors="pt"
-        )
+        if (count := len(self.tokenizer(text)["input_ids"])) > limit:
+            log.warning("%r has %d tokens, of which CLIP reads %d", text, count, limit)
+        tokens = self.tokenizer([text], truncation=True, max_length=limit, return_tensors="pt")
         read: Tensor = self.model.text_model(**tokens.to(self.model.device)).pooler_output
         return self.model.text_projection(read)  # type: ignore[no-any-return]
 
@@ -84,7 +104,7 @@ class CLIP:
 
 
 def clip_of(args: argparse.Namespace, model: Any) -> CLIP | None:
-    """The CLIP of `--clip` on the model's device, its SHA-256 noted in the flags; None for none.
+    """The CLIP of `--clip` on the model's device, noted in the flags with their defaults, or None.
 
     Raises ConfigError: no such directory, files that are missing, damaged or of something else.
     """
@@ -92,6 +112,8 @@ def clip_of(args: argparse.Namespace, model: Any) -> CLIP | None:
         if args.clip_prompt is not None:
             raise ConfigError("--clip-prompt: there is no CLIP to see it; give --clip DIR")
         return None
+    args.clip_scale = _SCALE if args.clip_scale is None else args.clip_scale
+    args.clip_through = args.clip_through or "denoiser"
     check_least(args, clip_scale=0)
     _require_colours(model)
     weights = _weights(Path(args.clip))
@@ -102,9 +124,17 @@ def clip_of(args: argparse.Namespace, model: Any) -> CLIP | None:
             f"--clip {args.clip}: {weights.name} is no CLIP of images and texts: it lacks "
             f"{lacking[0]} and {len(lacking) - 1} more"
         )
-    args.clip_sha256 = sha256_of(weights)
+    args.clip_sha256 = _digest_of(weights)
     frozen: nn.Module = network.float().to(model.device).eval().requires_grad_(False)
     return CLIP(frozen, tokenizer)
+
+
+def _digest_of(weights: Path) -> str:
+    """SHA-256 over name and SHA-256 of each file that CLIP is made of, 64 hexadecimal digits."""
+    directory = weights.parent
+    files = [directory / name for name in ("config.json", *_TOKENIZER_FILES)]
+    lines = [f"{path.name} {sha256_of(path)}" for path in [weights, *files] if path.is_file()]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def _read(directory: str, weights: Path) -> tuple[Any, Any, dict[str, Any]]:

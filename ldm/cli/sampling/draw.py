@@ -30,6 +30,9 @@ from ldm.models.pairing import require_same_space
 
 __all__ = ["draw_task"]
 
+# flags that say where something lies, whose SHA-256 a record has: it may lie elsewhere by now
+_PLACES = ("weak", "clip", "classifier", "lpips_weights")
+
 
 def draw_task(task: Task, argv: Sequence[str]) -> Path:
     """Draw what the command line of a sampling script asks for; the directory it is in.
@@ -119,8 +122,9 @@ def _draw_again(task: Task, args: argparse.Namespace) -> Path:
     record = read_record(path)
     if record.script != task.name:
         raise ConfigError(f"--from-png {path}: scripts/{record.script}.py drew it: use that")
+    moved = {name for name in _PLACES if getattr(args, name, None) is not None}
     # a picture may be older than a flag
-    known = [name for name in task.all_pixel_flags if name in record.flags]
+    known = {name for name in task.all_pixel_flags if name in record.flags} - moved
     vars(args).update({name: record.flags[name] for name in known})
     args.compile = (args.compile or "default") if args.compiled else None
     args.run = args.run or record.run
@@ -139,7 +143,7 @@ def _draw_again(task: Task, args: argparse.Namespace) -> Path:
     try:
         job = Job.of(task, model, args, record.items, checkpoint=checkpoint, block=block)
         for name, value in record.flags.items():
-            if (found := job.record.flags.get(name)) != value:
+            if (found := job.record.flags.get(name)) != value and name not in moved:
                 raise ConfigError(f"--from-png {path}: {name} was {value}, and now is {found}")
         image = job.draw(range(len(record.items)))[record.index]
     finally:

@@ -38,7 +38,9 @@ python scripts/img2img.py logs/RUN photograph.jpg --invert --strength 0.2 --n 4"
         add = parser.add_argument_group("where it begins").add_argument
         add("images", nargs="*", metavar="IMAGES", help="image files, and directories of them")
         add("--strength", type=float, default=0.75, help="share that is given up, 0 to 1")
-        add("--invert", action="store_true", help="give up a share of the image's own noise")
+        # None where it is not: what jobs of before there was this flag say too
+        told = "give up a share of the image's own noise"
+        add("--invert", action="store_true", default=None, help=told)
         add("--source-prompt", metavar="TEXT", help="what it shows, to invert; default: --prompt")
         add("--source-class", type=int, metavar="LABEL", help="the same; default: --class")
         add("--init-img", dest="init_img", help=argparse.SUPPRESS)  # published

@@ -71,6 +71,8 @@ class Job:
 
         checkpoint: SHA-256 of its file.  block: configuration of the model.
         """
+        if args.npz and args.from_png is None:
+            _require_one_size([task.written_size(args, item) for item in items])
         guidance = guidance_of(args, model)
         options: SampleOptions = {**sample_options(args, model), "guide": guidance}
         flags = {name: getattr(args, name, None) for name in task.all_pixel_flags}
@@ -198,6 +200,17 @@ class Job:
         if self.args.npz:
             shape = (len(self.items), *next(self.drawn()).shape)
             write_npz(self.drawn(), shape, self.out / "images.npz")
+
+
+def _require_one_size(sizes: Sequence[Sequence[int] | None]) -> None:
+    """Raise ConfigError for images of several sizes (H, W), which no array holds."""
+    found = dict.fromkeys(tuple(size) for size in sizes if size is not None)
+    if len(found) > 1:
+        first, second = (f"{height} x {width}" for height, width in list(found)[:2])
+        raise ConfigError(
+            f"--npz: one array holds images of one size, but some are drawn at {first} and some at "
+            f"{second} pixels; leave --npz out, or give images of one size"
+        )
 
 
 def sheet(images: Sequence[NDArray[np.uint8]], columns: int) -> NDArray[np.uint8]:

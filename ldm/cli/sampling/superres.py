@@ -99,6 +99,10 @@ the small image and its own image made small (l2), or by LPIPS (lpips)."""
         entries = told(model, args)
         return [{**entries, **item} for item in found for _ in range(args.n)]
 
+    def written_size(self, args: argparse.Namespace, item: Item) -> Sequence[int]:
+        """Height and width of the small image, times the factor."""
+        return [args.factor * side for side in item["low"]]
+
     def given(self, model: Any, args: argparse.Namespace, items: Sequence[Item]) -> Given:
         """The small images, for the model or for its guide."""
         height, width = items[0]["size"]
@@ -106,7 +110,7 @@ the small image and its own image made small (l2), or by LPIPS (lpips)."""
         options: SampleOptions = {"size": latent_size("size", (height, width), model)}
 
         def cut(drawn: Images) -> Images:
-            sizes = [[args.factor * side for side in item["low"]] for item in items]
+            sizes = [self.written_size(args, item) for item in items]
             return [image[:h, :w] for image, (h, w) in zip(drawn, sizes, strict=True)]
 
         batch = super().given(model, args, items).batch

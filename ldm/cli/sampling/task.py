@@ -62,6 +62,11 @@ class Task(ABC):
     def prepare(self, model: Any, args: argparse.Namespace) -> None:  # noqa: B027 - few need any
         """Load what goes with the model; ConfigError for what does not fit it."""
 
+    def written_size(self, args: argparse.Namespace, item: Item) -> Sequence[int] | None:
+        """Height and width in pixels that an item's image is written at; None for that of all."""
+        size: Sequence[int] | None = item.get("size")
+        return size
+
     def given(self, model: Any, args: argparse.Namespace, items: Sequence[Item]) -> Given:
         """What the images of these items are drawn from."""
         return Given(batch_of(model, items))

@@ -234,6 +234,8 @@ def _first_state(
     noise = noise * schedule.prior_std
     if start.strength == 1:
         return noise, 0
+    if start.batch is not None:
+        cond = model.conditioner(start.batch, encodings=options.get("encodings"))
     denoiser = _own(model, draws, options)
     if start.guide is not None:
         denoiser = start.guide(denoiser, None)
@@ -242,7 +244,7 @@ def _first_state(
         z.to(torch.promote_types(z.dtype, noise.dtype)),  # states are no matrix products
         schedule=schedule,
         steps=steps,
-        cond=cond if start.batch is None else model.conditioner(start.batch),
+        cond=cond,
     )
     return slerp(inverted, noise, start.strength), 0
 
