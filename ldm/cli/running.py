@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import tempfile
 from math import isfinite
 from pathlib import Path
 
@@ -49,10 +50,13 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 
 
 def output_directory(path: str) -> Path:
-    """The directory, made where there is none; ConfigError where there cannot be one."""
+    """The directory, made where there is none; ConfigError where nothing can be written."""
     out = Path(path)
     try:
         out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
     except OSError as error:
-        raise ConfigError(f"--out {out}: expected a directory: {error.strerror}") from error
+        what = f"expected a directory to write to: {error.strerror}"
+        raise ConfigError(f"--out {out}: {what}") from error
     return out

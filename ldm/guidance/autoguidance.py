@@ -10,7 +10,7 @@ from ldm.diffusion.denoiser import Denoiser
 from ldm.guidance.contrast import Contrast
 from ldm.types import Conditioning, Prediction
 
-__all__ = ["Autoguided"]
+__all__ = ["Autoguided", "Told"]
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,8 @@ class Autoguided(Contrast):
     without a loss of variety, and works without a condition.
 
     denoiser: the main model.
-    weak: a smaller or less trained one of the same data, schedule and condition, such as an early
-    checkpoint. What it predicts (eps, v, ...) may differ.
+    weak: a smaller or less trained one of the same data and schedule, such as an early checkpoint.
+    What it predicts (eps, v, ...) may differ; whose encoders of the condition differ is `Told`.
     scale: 1 is the main model and 0 the weak one, each alone; a number, or a tensor (B,).
     """
 
@@ -43,3 +43,19 @@ class Autoguided(Contrast):
     def weak_alone(self, x_t: Tensor, t: Tensor, cond: Conditioning | None) -> Prediction:
         """Prediction of the weak model."""
         return self.weak(x_t, t, cond)
+
+
+@dataclass(frozen=True)
+class Told:
+    """A denoiser that is told one condition, of B examples or none, whatever is asked of it.
+
+    A weak model's encoders are trained with it: what the main model's make of a caption is
+    something else.
+    """
+
+    denoiser: Denoiser
+    cond: Conditioning | None
+
+    def __call__(self, x_t: Tensor, t: Tensor, cond: Conditioning | None) -> Prediction:
+        """Prediction under its own condition."""
+        return self.denoiser(x_t, t, self.cond)

@@ -7,7 +7,7 @@ from ldm.cli.sampling.flags import check_flags, sampling_parser
 from ldm.cli.sampling.job import Job
 
 
-def job(model, out, *words, task=None, seed=0):
+def job(model, out, *words, task=None, seed=0, weak=None):
     """The job of these flags; its directory is there."""
     task = task or Sample()
     parser = sampling_parser("")
@@ -16,6 +16,7 @@ def job(model, out, *words, task=None, seed=0):
     args = parser.parse_intermixed_args(given)
     check_flags(args)
     args.device = "cpu"
+    args.weak_model = weak
     task.prepare(model, args)
     items = [{"seed": seed + i, **item} for i, item in enumerate(task.items(model, args))]
     Path(out).mkdir(exist_ok=True)

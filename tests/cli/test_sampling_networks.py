@@ -12,6 +12,7 @@ from ldm.cli.sampling.classes import Sample
 from ldm.cli.sampling.flags import check_flags, sampling_parser
 from ldm.cli.sampling.networks import prepare_networks
 from ldm.cli.sampling.record import read_record
+from ldm.cli.sampling.weak import Weak
 from ldm.config import ConfigError, instantiate_from_config, load, to_plain, without_checkpoints
 from ldm.guidance.autoguidance import Autoguided
 from ldm.samplers.names import sampler_named
@@ -95,7 +96,7 @@ def test_in_full_precision_networks_stay_as_they_are(weights):
 def test_the_network_of_weak_is_prepared_too():
     model, weak = by_class(), by_class()
     args = flags("--precision", "bf16", "--compile")
-    args.weak_denoiser = weak.ema_denoiser
+    args.weak_model = Weak(weak, weak.ema_denoiser, "")
     prepare_networks(model, args)
     for each in (model, weak):
         net = each.ema_denoiser.net.diffusion_model
@@ -154,7 +155,7 @@ def test_a_weak_network_of_the_same_shape_shares_the_compilation(counted):
         for parameter in weak.parameters():
             parameter.mul_(0.9)
     args = flags("--compile")
-    args.weak_denoiser = weak.ema_denoiser
+    args.weak_model = Weak(weak, weak.ema_denoiser, "")
     labels = {"class_label": torch.tensor([3, 5])}
 
     def drawn():

@@ -9,7 +9,7 @@ from ldm.samplers.ancestral import Ancestral
 from ldm.samplers.ddim import DDIM
 from ldm.samplers.dpm import DPMSolver
 from ldm.samplers.heun import Heun
-from ldm.samplers.known_region import KnownRegion, KnownRegionAfterStep, blend_known
+from ldm.samplers.known_region import KnownRegion, KnownRegionAfterStep, blend_known, continued
 from tests.gaussian import GaussianDenoiser
 
 SCHEDULE = PublishedSchedule()
@@ -56,3 +56,27 @@ def test_blending_after_each_step_ends_at_the_known_latents_with_noise_of_the_la
     eps = DRAWS.normal((3, 4, 4), "known 999")
     want = SCHEDULE.noised(KNOWN, eps, torch.zeros(2, dtype=torch.int64))
     torch.testing.assert_close(end[..., :2], want[..., :2])
+
+
+def test_what_is_hidden_is_continued_by_the_mean_of_the_nearest_square_that_is_known():
+    image = torch.arange(16.0).view(1, 1, 4, 4)
+    mask = torch.ones(1, 1, 4, 4)
+    mask[..., 0, 0] = 0
+    mask[..., 2:, 2:] = 0
+    filled = continued(image, mask)
+    assert filled[0, 0, 0, 0] == pytest.approx((1 + 4 + 5) / 3)
+    known = image[mask == 1]
+    assert filled[..., 2:, 2:].flatten().tolist() == pytest.approx([known.mean().item()] * 4)
+    assert torch.equal(filled[mask == 1], known)
+
+
+@pytest.mark.parametrize("size", [(5, 7), (1, 1), (6, 3)])
+def test_what_was_hidden_leaves_no_trace(size):
+    draw = torch.Generator().manual_seed(0)
+    image, other = torch.randn(2, 2, 3, *size, generator=draw)
+    mask = (torch.rand(2, 1, *size, generator=draw) < 0.5).float()
+    mask[1] = 0
+    both = [continued(torch.where(mask == 1, image, each), mask) for each in (image, other)]
+    assert torch.equal(*both)
+    assert both[0].isfinite().all()
+    assert not both[0][1].any()

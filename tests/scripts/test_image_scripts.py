@@ -115,6 +115,21 @@ def test_a_mask_that_has_changed_is_told(runs, tmp_path, caplog_ldm):
     assert "a_mask.png: is not the file any more" in caplog_ldm.text
 
 
+def test_what_a_mask_hides_leaves_no_trace(runs, tmp_path):
+    drawn = []
+    for name, level in (("a", 0), ("b", 255)):
+        save(tmp_path / f"{name}.png", 16, 16)
+        picture = pixels(tmp_path / f"{name}.png").copy()
+        picture[:8] = level
+        Image.fromarray(picture).save(tmp_path / f"{name}.png")
+        mask(tmp_path / f"{name}_mask.png", 16, 16)
+        out = tmp_path / f"of_{name}"
+        words = [runs["plain"], tmp_path / f"{name}.png", "--steps", 4, "--out", out]
+        assert run_script("inpaint", *words) == 0
+        drawn.append(pixels(out / "00000.png"))
+    assert (drawn[0] == drawn[1]).all()
+
+
 @pytest.mark.parametrize("kind", ["row", "gif"])
 def test_previews_show_how_an_image_came_about(runs, tmp_path, kind):
     save(tmp_path / "a.png", 16, 16)

@@ -108,7 +108,7 @@ def test_a_job_goes_on_where_it_stopped_and_gives_the_same_images(runs, tmp_path
     ("words", "expected"),
     [
         (["--steps", 4], "drawn with steps 3, not 4"),
-        (["--seed", 1], "drawn with items"),
+        (["--seed", 1], "drawn with seed 0, not 1"),
         (["--n", 3], "drawn with images 2, not 3"),
     ],
 )
@@ -183,3 +183,43 @@ def test_the_run_may_stand_anywhere_among_the_flags(runs, tmp_path):
     assert sample("--n", 1, "--steps", 2, "--out", tmp_path / "a", runs["plain"]) == 0
     assert sample("--n", 1, runs["plain"], "--steps", 2, "--out", tmp_path / "b") == 0
     assert all_pixels(tmp_path / "a") == all_pixels(tmp_path / "b")
+
+
+def test_a_picture_is_not_drawn_over_itself(runs, tmp_path, caplog_ldm):
+    assert sample(runs["plain"], "--n", 1, "--steps", 2, "--out", tmp_path) == 0
+    before = (tmp_path / "00000.png").read_bytes()
+    assert sample("--from-png", tmp_path / "00000.png", "--out", tmp_path) == 2
+    assert "holds 00000.png itself" in caplog_ldm.text
+    assert (tmp_path / "00000.png").read_bytes() == before
+
+
+@pytest.mark.parametrize("left", [0, 500])
+def test_a_picture_that_was_cut_is_drawn_again(runs, tmp_path, left):
+    words = [runs["plain"], "--n", 3, "--steps", 2, "--batch-size", 1]
+    assert sample(*words, "--out", tmp_path) == 0
+    whole = all_pixels(tmp_path)
+    path = tmp_path / "00001.png"
+    path.write_bytes(path.read_bytes()[:left])
+    assert sample(*words, "--out", tmp_path) == 0
+    assert all_pixels(tmp_path) == whole
+
+
+def test_a_damaged_note_of_a_job_is_named(runs, tmp_path, caplog_ldm):
+    words = [runs["plain"], "--n", 1, "--steps", 2, "--out", tmp_path]
+    assert sample(*words) == 0
+    (tmp_path / "job.json").write_text("{")
+    assert sample(*words) == 2
+    assert "job.json: is damaged" in caplog_ldm.text
+
+
+def test_what_is_no_number_is_not_written_as_a_picture(runs, tmp_path, caplog_ldm):
+    words = ["--classes", 3, "--scale", 1e38, "--steps", 3, "--seed", 7, "--n", 1]
+    assert sample(runs["class"], *words, "--out", tmp_path) == 2
+    assert "the image of seed 7 is not finite" in caplog_ldm.text
+    assert not list(tmp_path.glob("*.png"))
+
+
+def test_the_text_of_a_picture_says_numbers_that_are_0(runs, tmp_path):
+    assert sample(runs["class"], "--classes", 0, "--n", 1, "--steps", 2, "--out", tmp_path) == 0
+    with Image.open(tmp_path / "00000.png") as image:
+        assert (image.text["seed"], image.text["class_label"]) == ("0", "0")

@@ -21,12 +21,11 @@ from ldm.cli.sampling.loading import checkpoint_and_block, load_model
 from ldm.cli.sampling.networks import prepare_networks
 from ldm.cli.sampling.record import read_record, save_png
 from ldm.cli.sampling.task import Task
+from ldm.cli.sampling.weak import load_weak
 from ldm.cli.sampling.workers import Workers
 from ldm.config import ConfigError
-from ldm.diffusion.denoiser import Denoiser
 from ldm.io.digest import sha256_of
 from ldm.log import log
-from ldm.models.pairing import require_same_space
 
 __all__ = ["draw_task"]
 
@@ -76,23 +75,11 @@ def _loaded(task: Task, args: argparse.Namespace) -> tuple[Any, str, dict[str, A
     checkpoint, block = checkpoint_and_block(args)
     model = load_model(args, checkpoint, block)
     if args.weak is not None:
-        args.weak_denoiser, args.weak_sha256 = _weak(args, model)
+        args.weak_model = load_weak(args, model)
+        args.weak_sha256 = args.weak_model.sha256
     task.prepare(model, args)
     prepare_networks(model, args)
     return model, sha256_of(checkpoint), block
-
-
-def _weak(args: argparse.Namespace, model: Any) -> tuple[Denoiser, str]:
-    """The denoiser of a less trained model, and the SHA-256 of its checkpoint."""
-    told = argparse.Namespace(**{**vars(args), "run": args.weak, "config": None})
-    checkpoint, block = checkpoint_and_block(told)
-    weak = load_model(told, checkpoint, block)
-    try:
-        require_same_space(weak, model)
-    except ValueError as error:
-        raise ConfigError(f"--weak {args.weak}: {error}") from error
-    denoiser: Denoiser = weak.ema_denoiser if args.weights == "ema" else weak.denoiser
-    return denoiser, sha256_of(checkpoint)
 
 
 def _draw(job: Job, workers: Workers) -> None:
@@ -120,6 +107,8 @@ def _draw_again(task: Task, args: argparse.Namespace) -> Path:
     """Draw the image of a PNG again, in the batch it was drawn in, and compare."""
     path = Path(args.from_png)
     record = read_record(path)
+    if (Path(args.out) / path.name).resolve() == path.resolve():
+        raise ConfigError(f"--out {args.out}: holds {path.name} itself; give another directory")
     if record.script != task.name:
         raise ConfigError(f"--from-png {path}: scripts/{record.script}.py drew it: use that")
     moved = {name for name in _PLACES if getattr(args, name, None) is not None}

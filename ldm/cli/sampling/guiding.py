@@ -11,7 +11,7 @@ from ldm.cli.sampling.sizes import latent_size
 from ldm.config import ConfigError
 from ldm.diffusion.denoiser import Denoiser
 from ldm.diffusion.schedule import Schedule
-from ldm.guidance.autoguidance import Autoguided
+from ldm.guidance.autoguidance import Autoguided, Told
 from ldm.guidance.classifier_free import ClassifierFree
 from ldm.guidance.contrast import Contrast
 from ldm.guidance.correction import Thresholded
@@ -54,7 +54,7 @@ def add_guidance(parser: argparse.ArgumentParser) -> None:
     add("--weak-scale", type=float, default=2.0, metavar="SCALE", help="of autoguidance")
     add("--threshold", type=float, metavar="SHARE", help="dynamic thresholding: 0.995, in pixels")
     add("--tile", type=int, nargs=2, metavar=("H", "W"), help="denoise in windows of these pixels")
-    parser.set_defaults(weak_denoiser=None, weak_sha256=None)  # of --weak, once it is loaded
+    parser.set_defaults(weak_model=None, weak_sha256=None)  # of --weak, once it is loaded
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,8 @@ class Guidance:
     """Guidance put together from the inside out, as docs/guidance.md orders it.
 
     tile: window in latent cells.  weak: a less trained model's denoiser, followed away from with
-    weak_scale.  gradient: a wrapper that guides by a gradient.  The others: see `ldm.guidance`.
+    weak_scale.  weak_told, weak_null: its own condition, and what "none" is to it.  gradient: a
+    wrapper that guides by a gradient.  The others: see `ldm.guidance`.
     None leaves each out.
     """
 
@@ -75,16 +76,17 @@ class Guidance:
     tile: tuple[int, int] | None = None
     weak: Denoiser | None = None
     weak_scale: float = 2.0
+    weak_told: Conditioning | None = None
+    weak_null: Conditioning | None = None
     gradient: Callable[[Denoiser], Denoiser] | None = None
 
     def __call__(self, denoiser: Denoiser, null: Conditioning | None) -> Denoiser:
         """The denoiser that is followed.  null: what "no condition" is; None without any."""
         plain = self._tiled(denoiser)
-        guided: Denoiser = plain
+        guided = self._scaled(plain, null)
         if self.weak is not None:
-            guided = Autoguided(plain, self._tiled(self.weak), self.weak_scale)
-        if null is not None and self.scale != 1:
-            guided = ClassifierFree(guided, self.scale, null)
+            weak = Told(self._scaled(self._tiled(self.weak), self.weak_null), self.weak_told)
+            guided = Autoguided(guided, weak, self.weak_scale)
         if self.project is not None and isinstance(guided, Contrast):
             guided = Projected(guided, self.schedule, threshold=self.project)
         if self.rescale is not None and isinstance(guided, Contrast | Projected):
@@ -96,6 +98,11 @@ class Guidance:
         if self.threshold is not None:
             guided = Thresholded(guided, self.schedule, percentile=self.threshold)
         return guided
+
+    def _scaled(self, denoiser: Denoiser, null: Conditioning | None) -> Denoiser:
+        if null is None or self.scale == 1:
+            return denoiser
+        return ClassifierFree(denoiser, self.scale, null)
 
     def _tiled(self, denoiser: Denoiser) -> Denoiser:
         if self.tile is None:
@@ -110,7 +117,7 @@ def guidance_of(args: argparse.Namespace, model: Any) -> Guidance | None:
 
     Raises ConfigError for numbers out of range, and for flags that would change nothing.
     """
-    is_guided = args.scale != 1 or args.weak_denoiser is not None
+    is_guided = args.scale != 1 or args.weak_model is not None
     for name in ("interval", "rescale", "project"):
         if getattr(args, name) is not None and not is_guided:
             raise ConfigError(f"--{name}: there is no guidance to change; give --scale or --weak")
@@ -124,7 +131,7 @@ def guidance_of(args: argparse.Namespace, model: Any) -> Guidance | None:
         project=args.project,
         threshold=args.threshold,
         tile=latent_size("tile", args.tile, model),
-        weak=args.weak_denoiser,
+        weak=None if args.weak_model is None else args.weak_model.denoiser,
         weak_scale=args.weak_scale,
     )
     if guidance == Guidance(model.schedule, scale=args.scale):

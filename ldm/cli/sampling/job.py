@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 from torchvision.utils import make_grid
 
 from ldm.cli.first_stages import versions
@@ -24,8 +25,8 @@ from ldm.cli.sampling.entries import Item
 from ldm.cli.sampling.guiding import Guidance, guidance_of
 from ldm.cli.sampling.options import sample_options
 from ldm.cli.sampling.preview import Preview
-from ldm.cli.sampling.record import Record, save_png
-from ldm.cli.sampling.task import Task
+from ldm.cli.sampling.record import Record, is_whole, save_png
+from ldm.cli.sampling.task import Given, Task
 from ldm.conditioning.encodings import Encodings
 from ldm.config import ConfigError
 from ldm.hashing import hash64
@@ -119,8 +120,8 @@ class Job:
         return [*batch, *[batch[-1]] * (max(map(len, alike)) - len(batch))]
 
     def missing(self, batch: range) -> bool:
-        """Whether an image of the batch is not there yet."""
-        return not all(self.path(index).is_file() for index in batch)
+        """Whether an image of the batch is not there yet, or not whole."""
+        return not all(is_whole(self.path(index)) for index in batch)
 
     def count(self) -> int:
         """How many images are there."""
@@ -133,6 +134,7 @@ class Job:
             "script": self.record.script,
             "checkpoint": self.record.sha256,
             "images": len(self.items),
+            "seed": self.items[0]["seed"],
             "items": f"{hash64(json.dumps(list(self.items)).encode()):016x}",
             "batch_size": self.args.batch_size,
             "solver": self.record.solver,
@@ -144,7 +146,10 @@ class Job:
                 raise ConfigError(f"--out {self.out}: holds images already; give another directory")
             path.write_text(json.dumps(told, indent=1), encoding="utf-8")
             return
-        before = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            before = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ConfigError(f"{path}: is damaged ({error}); give another directory") from error
         for key, value in json.loads(json.dumps(told)).items():
             if before.get(key) != value:
                 raise ConfigError(
@@ -160,14 +165,24 @@ class Job:
         given = self.task.given(self.model, self.args, items)
         options: SampleOptions = {**self.options, **given.options}
         options["callback"], options["encodings"] = callback, self.encodings
-        if given.gradient is not None:
-            guide = self.guidance or Guidance(self.model.schedule, self.args.scale)
-            options["guide"] = replace(guide, gradient=given.gradient)
         seeds = [item["seed"] for item in items]
         with autocast(self.model.device, self.args.precision):
+            options["guide"] = self._guide(given)
             drawn = self.model.sample(seeds, given.batch, **options)
+        _require_finite(drawn, seeds)
         images = list(to_uint8(drawn).cpu().numpy())
         return images if given.finish is None else given.finish(images)
+
+    def _guide(self, given: Given) -> Guidance | None:
+        """The guidance of a batch."""
+        guide = self.guidance
+        if given.gradient is not None:
+            guide = guide or Guidance(self.model.schedule, self.args.scale)
+            guide = replace(guide, gradient=given.gradient)
+        if guide is not None and self.args.weak_model is not None:
+            told, null = self.args.weak_model.told(given.batch)
+            guide = replace(guide, weak_told=told, weak_null=null)
+        return guide
 
     def write(self, batch: range) -> None:
         """Draw a batch and write its images."""
@@ -200,6 +215,17 @@ class Job:
         if self.args.npz:
             shape = (len(self.items), *next(self.drawn()).shape)
             write_npz(self.drawn(), shape, self.out / "images.npz")
+
+
+def _require_finite(images: Tensor, seeds: Sequence[int]) -> None:
+    """Raise ConfigError for images (B, C, H, W) with values that are no pixels."""
+    for seed, is_finite in zip(seeds, images.isfinite().flatten(1).all(1).tolist(), strict=True):
+        if not is_finite:
+            raise ConfigError(
+                f"the image of seed {seed} is not finite, and is not written: expected numbers; a "
+                "smaller scale of guidance, --precision fp32 or a model that has not diverged "
+                "may draw it"
+            )
 
 
 def _require_one_size(sizes: Sequence[Sequence[int] | None]) -> None:

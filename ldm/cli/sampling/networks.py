@@ -25,8 +25,8 @@ def prepare_networks(model: Any, args: argparse.Namespace) -> None:
             "--compile alone compiles there too"
         )
     denoisers = [model.ema_denoiser if args.weights == "ema" else model.denoiser]
-    if args.weak_denoiser is not None:
-        denoisers.append(args.weak_denoiser)
+    if args.weak_model is not None:
+        denoisers.append(args.weak_model.denoiser)
     for denoiser in denoisers:
         if args.precision == "bf16":
             hold_products_in(denoiser.net, torch.bfloat16)

@@ -16,9 +16,10 @@ from PIL.PngImagePlugin import PngInfo
 
 from ldm.config import ConfigError
 
-__all__ = ["Record", "read_record", "save_png"]
+__all__ = ["Record", "is_whole", "read_record", "save_png"]
 
 _KEY = "ldm"
+_END = b"\0\0\0\0IEND\xaeB`\x82"  # the last chunk of every PNG
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,11 @@ class Record:
             "solver": self.solver,
             "checkpoint": self.sha256,
         }
-        texts = {key: str(value) for key, value in shown.items() if value not in (None, False)}
+        texts = {
+            key: str(value)
+            for key, value in shown.items()
+            if value is not None and value is not False  # a seed may be 0
+        }
         return {**texts, "run": self.run, _KEY: json.dumps(asdict(self))}
 
 
@@ -68,6 +73,15 @@ def save_png(image: NDArray[np.uint8], path: Path, text: Mapping[str, str]) -> N
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     picture.save(part, format="png", pnginfo=info)
     part.replace(path)
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a PNG is there up to its end, where a full disk or a bad copy cuts it."""
+    if not path.is_file() or path.stat().st_size < len(_END):
+        return False
+    with path.open("rb") as file:
+        file.seek(-len(_END), os.SEEK_END)
+        return file.read() == _END
 
 
 def read_record(path: str | Path) -> Record:

@@ -18,7 +18,7 @@ from ldm.guidance.classifier_free import ClassifierFree
 from ldm.guidance.correction import Clipped
 from ldm.samplers.base import Callback, Sampler
 from ldm.samplers.inversion import DDIMInversion
-from ldm.samplers.known_region import KnownRegion
+from ldm.samplers.known_region import KnownRegion, continued
 from ldm.tensor import sent_to
 from ldm.types import Conditioning
 
@@ -87,7 +87,8 @@ class Known:
     """Images of which a part stays as it is, while the rest is drawn to go with it.
 
     images: (B, C, H, W) in [-1, 1].  mask: (B, 1, H, W), 1 where a pixel is known, 0 where it is
-    drawn. A latent cell counts as known where all of its pixels are.
+    drawn. A latent cell counts as known where all of its pixels are. What the images show where
+    they are not known has no influence.
     """
 
     images: Tensor
@@ -147,7 +148,7 @@ def sample(
         cond = self.conditioner(batch, encodings=options["encodings"])
     denoiser = _denoiser(self, draws, batch, cond, options)
     if (known := options.get("known")) is not None:
-        z = self.encode(known.images.to(self.device))
+        z = self.encode(continued(known.images, known.mask).to(self.device))
         height, width = z.shape[2:]
         mask = known.cells((height, width)).to(z)
         denoiser = KnownRegion(denoiser, self.schedule, z, mask, draws)
