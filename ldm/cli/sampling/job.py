@@ -7,7 +7,9 @@ import json
 import math
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ from ldm.conditioning.encodings import Encodings
 from ldm.config import ConfigError
 from ldm.hashing import hash64
 from ldm.models.diffusion.sampling import SampleOptions
+from ldm.nets.compilation import room_for_shapes
 from ldm.samplers.base import Callback
 from ldm.tensor import to_uint8
 
@@ -164,10 +167,19 @@ class Job:
             guide = self.guidance or Guidance(self.model.schedule, self.args.scale)
             options["guide"] = replace(guide, gradient=given.gradient)
         seeds = [item["seed"] for item in items]
-        with autocast(self.model.device, self.args.precision):
+        with self._room(), autocast(self.model.device, self.args.precision):
             drawn = self.model.sample(seeds, given.batch, **options)
         images = list(to_uint8(drawn).cpu().numpy())
         return images if given.finish is None else given.finish(images)
+
+    @cached_property
+    def num_sizes(self) -> int:
+        """Of how many sizes its images are."""
+        return len({tuple(item.get("size") or ()) for item in self.items})
+
+    def _room(self) -> AbstractContextManager[None]:
+        # batches of a compiled job are filled up: each size is one shape
+        return room_for_shapes(self.num_sizes) if self.args.compiled else nullcontext()
 
     def write(self, batch: range) -> None:
         """Draw a batch and write its images."""
