@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch._dynamo import config as dynamo
 from torch._dynamo.testing import CompileCounter
 
 from ldm.cli.sampling.classes import Sample
 from ldm.cli.sampling.flags import check_flags, sampling_parser
+from ldm.cli.sampling.image_to_image import ImageToImage
 from ldm.cli.sampling.networks import prepare_networks
 from ldm.cli.sampling.record import read_record
 from ldm.cli.sampling.weak import Weak
@@ -17,7 +19,7 @@ from ldm.config import ConfigError, instantiate_from_config, load, to_plain, wit
 from ldm.guidance.autoguidance import Autoguided
 from ldm.samplers.names import sampler_named
 from tests.cli.jobs import draw, job
-from tests.cli.runs import ROOT, pixels, second_stage
+from tests.cli.runs import ROOT, pixels, second_stage, unconditional
 from tests.reference import fill
 
 GUIDANCE = {
@@ -146,6 +148,25 @@ def test_a_job_compiles_once_per_size_of_batch_whatever_guides_it(kind, tmp_path
     assert difference(tmp_path / "plain", tmp_path / "compiled") <= 1
     # both halves of guidance, and one alone outside of an interval; the last batch has one image
     assert counted.frame_count == 1 + ("--interval" in GUIDANCE[kind])
+
+
+@pytest.mark.slow  # traces networks
+def test_a_job_of_more_sizes_than_torch_compiles_is_compiled_for_each(tmp_path, counted):
+    config = unconditional()["model"]
+    network = {"channel_mult": [1], "attention_resolutions": []}
+    config["params"]["unet_config"]["params"] |= network
+    given = tmp_path / "in"
+    given.mkdir()
+    num_sizes = dynamo.recompile_limit + 2
+    for index in range(num_sizes):
+        Image.new("RGB", (8 + 2 * index, 8)).save(given / f"{index:02}.png")
+    words = [given, "--n", 2, "--steps", 2, "--strength", 1]
+    plain, compiled = built(config), built(config)
+    draw(plain, tmp_path / "plain", *words, task=ImageToImage())
+    prepare_networks(compiled, flags("--compile"))
+    draw(compiled, tmp_path / "compiled", *words, "--compile", task=ImageToImage())
+    assert counted.frame_count == num_sizes
+    assert difference(tmp_path / "plain", tmp_path / "compiled") <= 1
 
 
 @pytest.mark.slow  # traces networks

@@ -7,7 +7,9 @@ import json
 import math
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ from ldm.conditioning.encodings import Encodings
 from ldm.config import ConfigError
 from ldm.hashing import hash64
 from ldm.models.diffusion.sampling import SampleOptions
+from ldm.nets.compilation import room_for_shapes
 from ldm.samplers.base import Callback
 from ldm.tensor import to_uint8
 
@@ -166,7 +169,7 @@ class Job:
         options: SampleOptions = {**self.options, **given.options}
         options["callback"], options["encodings"] = callback, self.encodings
         seeds = [item["seed"] for item in items]
-        with autocast(self.model.device, self.args.precision):
+        with self._room(), autocast(self.model.device, self.args.precision):
             options["guide"] = self._guide(given)
             drawn = self.model.sample(seeds, given.batch, **options)
         _require_finite(drawn, seeds)
@@ -183,6 +186,15 @@ class Job:
             told, null = self.args.weak_model.told(given.batch)
             guide = replace(guide, weak_told=told, weak_null=null)
         return guide
+
+    @cached_property
+    def num_sizes(self) -> int:
+        """Of how many sizes its images are."""
+        return len({tuple(item.get("size") or ()) for item in self.items})
+
+    def _room(self) -> AbstractContextManager[None]:
+        # batches of a compiled job are filled up: each size is one shape
+        return room_for_shapes(self.num_sizes) if self.args.compiled else nullcontext()
 
     def write(self, batch: range) -> None:
         """Draw a batch and write its images."""
