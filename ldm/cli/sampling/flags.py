@@ -8,6 +8,7 @@ from typing import Any
 from ldm.cli.running import check_finite, check_least
 from ldm.cli.sampling.guiding import add_guidance
 from ldm.cli.sampling.options import add_sampler
+from ldm.cli.sampling.parsing import Parser
 from ldm.config import ConfigError
 
 __all__ = ["check_flags", "sampling_parser"]
@@ -22,8 +23,8 @@ class _Defaults(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsH
 
 
 def sampling_parser(description: str | None) -> argparse.ArgumentParser:
-    """The flags that all sampling scripts have."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=_Defaults)
+    """The flags that all sampling scripts have; what it refuses is a ConfigError."""
+    parser = Parser(description=description, formatter_class=_Defaults)
     _add_model(parser)
     add_sampler(parser)
     add_guidance(parser)
