@@ -15,6 +15,7 @@ from ldm.cli.sampling.between import going_between
 from ldm.cli.sampling.classifier import load_classifier
 from ldm.cli.sampling.entries import Item, labelled, require_script
 from ldm.cli.sampling.from_noise import FromNoise
+from ldm.cli.sampling.published import add_vanilla, take_every_level
 from ldm.cli.sampling.task import Given
 from ldm.config import ConfigError
 from ldm.diffusion.denoiser import Denoiser
@@ -45,15 +46,17 @@ python scripts/sample.py logs/RUN --clip DIR --clip-prompt 'a red circle'"""
     def add_flags(self, parser: argparse.ArgumentParser) -> None:
         """Classes, how many of each, and a classifier for models that are told none."""
         add = parser.add_argument_group("what it draws").add_argument
-        add("--n", "--n_samples", type=int, default=16, help="images; of each class, if any")
+        add("--n", "-n", "--n_samples", type=int, default=16, help="images; of each class, if any")
         add("--classes", type=int, nargs="+", metavar="LABEL", help="classes to draw")
         add("--classifier", metavar="RUN", help="guide towards the classes by its gradient")
         add("--classifier-scale", type=float, default=1.0, metavar="SCALE", help="1 as it says")
+        add_vanilla(parser)
         parser.set_defaults(classifier_sha256=None)
         super().add_flags(parser)
 
     def prepare(self, model: Any, args: argparse.Namespace) -> None:
-        """Load the classifier, and CLIP."""
+        """Load the classifier, and CLIP; ConfigError for what does not fit the model."""
+        take_every_level(args, model)
         super().prepare(model, args)
         if args.classifier is not None:
             check_least(args, classifier_scale=0)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
 from ldm.cli.running import check_finite, check_least
 from ldm.cli.sampling.guiding import add_guidance
 from ldm.cli.sampling.options import add_sampler
+from ldm.cli.sampling.parsing import Parser
+from ldm.cli.sampling.published import add_published, bring_to_ours, precision_named
 from ldm.config import ConfigError
 
 __all__ = ["check_flags", "sampling_parser"]
@@ -22,14 +23,14 @@ class _Defaults(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsH
 
 
 def sampling_parser(description: str | None) -> argparse.ArgumentParser:
-    """The flags that all sampling scripts have."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=_Defaults)
+    """The flags that all sampling scripts have; what it refuses is a ConfigError."""
+    parser = Parser(description=description, formatter_class=_Defaults)
     _add_model(parser)
     add_sampler(parser)
     add_guidance(parser)
     _add_running(parser)
     _add_output(parser)
-    _add_published(parser)
+    add_published(parser)
     return parser
 
 
@@ -50,7 +51,11 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
     add("--gpus", metavar="0,1", help="a process for each of these GPUs, in place of --device")
     add("--processes", type=int, default=1, help="processes that share the images, on the CPU")
     add(
-        "--precision", choices=("fp32", "bf16"), default="fp32", help="precision of matrix products"
+        "--precision",
+        type=precision_named,
+        choices=("fp32", "bf16"),
+        default="fp32",
+        help="precision of matrix products",
     )
     add(
         "--compile",
@@ -70,30 +75,9 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
     add("--preview", choices=("row", "gif"), help="how each image came about, in a file beside it")
 
 
-# published: the names of the 2022 scripts, as they stand in commands that people have
-def _add_published(parser: argparse.ArgumentParser) -> None:
-    def add(*names: str, **what: Any) -> None:
-        what = {"default": argparse.SUPPRESS, "help": argparse.SUPPRESS, **what}
-        parser.add_argument(*names, **what)
-
-    add("-r", "--resume", "--ckpt", dest="published_run")
-    add("--outdir", "-l", "--logdir", dest="out")
-    add("--ddim_steps", "-c", "--custom_steps", dest="steps", type=int)
-    add("--ddim_eta", "-e", dest="eta", type=float)
-    add("--batch_size", dest="batch_size", type=int)
-    add("--skip_grid", dest="skip_grid", action="store_true")
-    add("--H", dest="height", type=int)
-    add("--W", dest="width", type=int)
-
-
 def check_flags(args: argparse.Namespace) -> None:
     """Bring published flags to ours; ConfigError for a number out of range or flags that clash."""
-    args.run = vars(args).pop("published_run", None) or args.run
-    height, width = (vars(args).pop(name, None) for name in ("height", "width"))
-    if (height is None) != (width is None):
-        raise ConfigError("--H and --W: give both, or --size H W")
-    if height is not None:
-        args.size = [height, width]
+    bring_to_ours(args)
     # None where it is not: what records of before there was this flag say too
     args.compiled = True if args.compile is not None and args.from_png is None else None
     if args.run is None and args.from_png is None:

@@ -9,6 +9,7 @@ from typing import Any
 from ldm.cli.sampling.entries import Item, batch_of, require_script
 from ldm.cli.sampling.guiding import Guidance
 from ldm.cli.sampling.inputs import image_items, images_of
+from ldm.cli.sampling.published import add_iterations
 from ldm.cli.sampling.sizes import latent_size
 from ldm.cli.sampling.task import Given, Task
 from ldm.cli.sampling.told import add_told, entries, told
@@ -44,6 +45,7 @@ python scripts/img2img.py logs/RUN photograph.jpg --invert --strength 0.2 --n 4"
         add("--source-prompt", metavar="TEXT", help="what it shows, to invert; default: --prompt")
         add("--source-class", type=int, metavar="LABEL", help="the same; default: --class")
         add("--init-img", dest="init_img", help=argparse.SUPPRESS)  # published
+        add_iterations(parser)
 
     def items(self, model: Any, args: argparse.Namespace) -> list[Item]:
         """Each image as often as asked."""

@@ -222,7 +222,7 @@ class Job:
             part.unlink(missing_ok=True)
         if not self.args.skip_grid:
             shown = [image for image, _ in zip(self.drawn(), range(GRID_LIMIT), strict=False)]
-            grid = sheet(shown, math.ceil(math.sqrt(len(shown))))
+            grid = sheet(shown, self.args.n_rows or math.ceil(math.sqrt(len(shown))))
             save_png(grid, self.out / "grid.png", {"solver": self.record.solver})
         if self.args.npz:
             shape = (len(self.items), *next(self.drawn()).shape)

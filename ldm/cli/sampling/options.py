@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ldm.cli.sampling.guiding import GUIDANCE_FLAGS
+from ldm.cli.sampling.published import DEFAULT_STEPS, require_latents
 from ldm.cli.sampling.sizes import latent_size
 from ldm.config import ConfigError
 from ldm.diffusion.schedule import Schedule
@@ -38,7 +39,7 @@ def add_sampler(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the sampler."""
     add = parser.add_argument_group("how it draws").add_argument
     add("--seed", type=int, default=0, help="seed of the first image; image i uses seed + i")
-    add("--steps", type=int, default=50, help="steps of the sampler per image")
+    add("--steps", type=int, default=DEFAULT_STEPS, help="steps of the sampler per image")
     add("--sampler", metavar="NAME", help=f"{', '.join(SAMPLERS)}; default: the model's own")
     add("--times", metavar="GRID", help=f"{', '.join(GRIDS)}; default: the sampler's own")
     add("--eta", type=float, help="noise of a step, 0 to 1; without --sampler, of ddim")
@@ -57,6 +58,7 @@ def add_sampler(parser: argparse.ArgumentParser) -> None:
 def sample_options(args: argparse.Namespace, model: Any) -> SampleOptions:
     """Options of `model.sample`; ConfigError for what this model cannot do."""
     require_condition(args, model)
+    require_latents(args, model)
     steps, sampler = _steps(args.steps, model), _sampler(args, model)
     require_runs(sampler, model.schedule, steps)
     return {

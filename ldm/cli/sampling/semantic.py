@@ -44,16 +44,18 @@ or an array of integers in a .npy file."""
         add = parser.add_argument_group("what it is given").add_argument
         add("maps", nargs="*", metavar="MAPS", help="PNG and .npy files, and directories of them")
         add("--void", type=int, metavar="LABEL", help="a number in maps that stands for no label")
+        add("--indir", help=argparse.SUPPRESS)  # published: of inpaint
 
     def items(self, model: Any, args: argparse.Namespace) -> list[Item]:
         """Each map as often as asked; its labels are looked at."""
         require_script("scripts/semantic.py", model)
-        if not args.maps:
+        words = [*args.maps, *([args.indir] if args.indir else [])]
+        if not words:
             raise ConfigError("no maps: name files or directories after RUN")
         check_least(args, void=0)
         latent_size("size", args.size, model)
         found = []
-        for path in image_files(args.maps, EXTENSIONS):
+        for path in image_files(words, EXTENSIONS):
             size = list(args.size) if args.size else _own_size(path, cells_of(model))
             found.append({"map": str(path), "map_sha256": sha256_of(path), "size": size})
         entries = told(model, args)

@@ -67,6 +67,7 @@ the small image and its own image made small (l2), or by LPIPS (lpips)."""
         add("--guide", choices=("l2", "lpips"), help="for a model that was not trained for it")
         add("--guide-scale", type=float, metavar="SCALE", help="of the guide; default: 1")
         add("--lpips-weights", metavar="FILE", help="vgg16-397923af.pth, or LPIPS, for its guide")
+        add("--indir", help=argparse.SUPPRESS)  # published: of inpaint
         parser.set_defaults(lpips_sha256=None)
 
     def prepare(self, model: Any, args: argparse.Namespace) -> None:
@@ -91,9 +92,10 @@ the small image and its own image made small (l2), or by LPIPS (lpips)."""
 
     def items(self, model: Any, args: argparse.Namespace) -> list[Item]:
         """Each image as often as asked."""
-        if not args.images:
+        words = [*args.images, *([args.indir] if args.indir else [])]
+        if not words:
             raise ConfigError("no images: name files or directories after RUN")
-        found = [_item(path, model, args.factor) for path in image_files(args.images)]
+        found = [_item(path, model, args.factor) for path in image_files(words)]
         if self.lpips is not None:
             _require_sides(found, self.lpips.smallest_side)
         entries = told(model, args)

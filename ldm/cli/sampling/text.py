@@ -8,6 +8,7 @@ from typing import Any
 from ldm.cli.sampling.between import going_between
 from ldm.cli.sampling.entries import Item, captioned, read_captions, require_script
 from ldm.cli.sampling.from_noise import FromNoise
+from ldm.cli.sampling.published import add_iterations
 
 __all__ = ["TextToImage"]
 
@@ -28,6 +29,7 @@ python scripts/txt2img.py logs/RUN --prompt "a red circle" --between 3 17 --n 8"
         add("--prompt", action="append", default=[], help="a caption; may be repeated")
         add("--from-file", metavar="TXT", help="captions, one per line")
         add("--n", "--n_samples", type=int, default=4, help="images of each caption")
+        add_iterations(parser)
         parser.set_defaults(scale=3.0)
         super().add_flags(parser)
 
