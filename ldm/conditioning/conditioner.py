@@ -26,6 +26,11 @@ class Part:
     key: str
     slot: Slot
 
+    @property
+    def has_null(self) -> bool:
+        """Whether guidance takes it away; what is joined stays unless training dropped it."""
+        return self.slot != "concat" or self.embedder.drop_rate > 0
+
     def read(self, batch: Mapping[str, Any]) -> Any:
         """The batch entry as the encoder takes it; images become (B, C, H, W).
 
@@ -79,7 +84,7 @@ class Conditioner:
         values = []
         for part in self.parts:
             value = part.read(batch)
-            if part.slot != "concat" or part.embedder.drop_rate > 0:
+            if part.has_null:
                 value = part.embedder.drop(value, torch.ones(len(value), dtype=torch.bool))
             values.append(value)
         return self._encode(values, encodings)

@@ -90,6 +90,32 @@ class Tokenizer:
         """Number of tokens of a caption that is not cut, with those that begin and end it."""
         return len(self._tokenizer(caption, verbose=False)["input_ids"])
 
+    @property
+    def unknown(self) -> str | None:
+        """The token that words outside of the vocabulary are read as; None where there is none."""
+        return self._tokenizer.unk_token  # type: ignore[no-any-return]
+
+    def unknown_words(self, caption: str) -> list[str]:
+        """Words of a caption that are read as `unknown`, as they are spelled, each once.
+
+        Of what is left of a caption that is cut.
+        """
+        if self.unknown is None:
+            return []
+        around = self._tokenizer.num_special_tokens_to_add()
+        read = self._tokenizer(
+            caption,
+            add_special_tokens=False,  # CLIP ends a caption with its unknown token
+            return_offsets_mapping=True,
+            truncation=True,
+            max_length=self.max_length - around,
+        )
+        ids, spans = read["input_ids"], read["offset_mapping"]
+        unknown = self._tokenizer.unk_token_id
+        words = [caption[slice(*span)] for i, span in zip(ids, spans, strict=True) if i == unknown]
+        # the token itself, written out, is in the vocabulary
+        return [word for word in dict.fromkeys(words) if word != self.unknown]
+
 
 class BERTTokenizer(Tokenizer):
     """Captions to a fixed number of token ids with BERT's word pieces, lower-cased.

@@ -209,7 +209,7 @@ def test_weights_of_something_else_are_not_made_up(plain, tmp_path):
             ["--clip", "x", "--clip-prompt", "a", "--clip-scale", -1],
             "--clip-scale -1.0: expected 0",
         ),
-        (["--clip-scale", "nan"], "--clip-scale nan: expected a number"),
+        (["--clip", "x", "--clip-scale", "nan"], "--clip-scale nan: expected a number"),
     ],
 )
 def test_flags_that_ask_for_nothing_are_refused(plain, tmp_path, words, expected):

@@ -6,7 +6,7 @@ import torch
 from ldm.cli.sampling.text import TextToImage
 from ldm.conditioning.encodings import Encodings
 from ldm.config import instantiate_from_config, load, to_plain, without_checkpoints
-from tests.cli.jobs import draw
+from tests.cli.jobs import draw, job
 from tests.cli.runs import ROOT, pixels
 from tests.reference import fill
 
@@ -79,3 +79,22 @@ def test_encodings_given_by_the_caller_are_kept_between_calls(model, encoded):
     for _ in range(2):
         model.sample([1], {"caption": [RED]}, steps=2, scale=2.0, encodings=encodings)
     assert encoded == [[RED], [""]]
+
+
+def told_of(model, out, caplog, *prompts):
+    words = [word for prompt in prompts for word in ("--prompt", prompt)]
+    job(model, out, *words, "--n", 2, task=TextToImage())
+    return [line for line in caplog.messages if "vocabulary" in line]
+
+
+def test_words_that_the_encoder_does_not_know_are_told_once_for_each_caption(
+    model, tmp_path, caplog_ldm
+):
+    assert told_of(model, tmp_path, caplog_ldm, RED, "a Odd circle.", "a circle.") == [
+        "'a Odd circle.': 'Odd', '.' are not in the vocabulary of BERTEmbedder, which reads [UNK]",
+        "'a circle.': '.' is not in the vocabulary of BERTEmbedder, which reads [UNK]",
+    ]
+
+
+def test_captions_of_known_words_are_drawn_without_a_word(model, tmp_path, caplog_ldm):
+    assert told_of(model, tmp_path, caplog_ldm, RED, BLUE) == []

@@ -1,10 +1,13 @@
 """Flags of samplers and guidance, as far as a model that is in memory can draw with them."""
 
+import argparse
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from ldm.cli.sampling.options import require_condition
 from ldm.config import ConfigError, instantiate_from_config
 from ldm.guidance.classifier_free import ClassifierFree
 from ldm.guidance.correction import Thresholded
@@ -132,11 +135,60 @@ def test_flags_of_guidance_change_the_image(clipped, tmp_path):
         (["--scale", 2, "--interval", 0, "inf"], "--interval 0.0 inf: expected a number"),
         (["--tile", 15, 16], "--tile 15 16: expected multiples of 4"),
         (["--size", 16, 18], "--size 16 18: expected multiples of 4"),
+        (["--size", 0, 0], "--size 0 0: expected positive multiples of 4 pixels"),
+        (["--size", -4, 8], "--size -4 8: expected positive multiples of 4 pixels"),
     ],
 )
 def test_a_flag_out_of_range_is_named(by_class, tmp_path, words, expected):
     with pytest.raises(ConfigError, match=expected):
         job(by_class, tmp_path, "--classes", 3, *words)
+
+
+def joined(drop_rate):
+    """A model to which a low-resolution image is joined, and nothing else is told."""
+    config = unconditional()
+    config["model"]["params"] |= {
+        "cond_stage_key": "LR_image",
+        "cond_stage_config": {
+            "target": "ldm.conditioning.spatial.SpatialRescaler",
+            "params": {"n_stages": 0, "in_channels": 3, "drop_rate": drop_rate},
+        },
+    }
+    config["model"]["params"]["unet_config"]["params"]["in_channels"] = 7
+    return built(config)
+
+
+def scaled(model, scale):
+    require_condition(argparse.Namespace(scale=scale), model)
+
+
+@pytest.mark.parametrize("scale", [0.0, 3.0])
+def test_there_is_no_guidance_where_nothing_can_be_left_out(scale):
+    model = joined(0.0)
+    batch = {"LR_image": torch.rand(2, 8, 8, 3)}
+    told, null = model.conditioner(batch), model.conditioner.null(batch)
+    assert torch.equal(told.concat, null.concat)  # so that every scale draws the same
+    expected = f"--scale {scale:g}: this model is never without LR_image"
+    with pytest.raises(ConfigError, match=expected):
+        scaled(model, scale)
+    scaled(model, 1.0)
+
+
+def test_what_is_left_out_now_and_then_can_be_followed(caplog_ldm):
+    scaled(joined(0.1), 3.0)
+    assert caplog_ldm.messages == []
+
+
+@pytest.mark.parametrize(("drop_rate", "count"), [(0.0, 1), (0.1, 0)])
+def test_a_model_that_was_never_without_its_condition_is_told_of(caplog_ldm, drop_rate, count):
+    config = second_stage()
+    config["model"]["params"]["cond_stage_config"]["params"]["drop_rate"] = drop_rate
+    model = built(config)
+    scaled(model, 1.0)
+    assert caplog_ldm.messages == []
+    scaled(model, 3.0)
+    found = [line for line in caplog_ldm.messages if "no encoder of this model has" in line]
+    assert len(found) == count
 
 
 def test_a_share_to_threshold_at_is_a_share(clipped, tmp_path):

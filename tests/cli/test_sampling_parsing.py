@@ -3,6 +3,8 @@
 import pytest
 
 from ldm.cli.exits import EXIT_CONFIG, exit_code
+from ldm.cli.sampling.classes import Sample
+from ldm.cli.sampling.flags import sampling_parser
 from ldm.cli.sampling.parsing import Parser
 from ldm.config import ConfigError
 from tests.cli.runs import script
@@ -45,6 +47,31 @@ def test_what_cannot_be_read_ends_with_one_line_and_without_usage(capfd, caplog_
 )
 def test_words_that_cannot_be_read_are_named(words, expected):
     assert expected in refused("sample", "RUN", *words)
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "whose"),
+    [
+        ("--weak-scale", 3, "--weak"),
+        ("--weak-scale", 2, "--weak"),  # the default
+        ("--classifier-scale", 5, "--classifier"),
+        ("--clip-scale", 10, "--clip"),
+        ("--clip-through", "x0", "--clip"),
+    ],
+)
+def test_what_says_how_another_flag_works_is_refused_without_it(flag, value, whose):
+    expected = f"{flag}: is of {whose}, which is not given"
+    assert refused("sample", "RUN", flag, value) == expected
+    assert refused("sample", "RUN", f"{flag}={value}") == expected
+    both = sampling_parser("")
+    Sample().add_flags(both)
+    args = both.parse_intermixed_args(["RUN", flag, str(value), f"{whose}=DIR"])
+    assert getattr(args, whose.removeprefix("--")) == "DIR"
+
+
+def test_a_flag_of_another_script_is_unknown_with_or_without_what_it_is_of():
+    line = refused("layout2img", "RUN", "--clip-scale", 10)
+    assert line.startswith("unrecognized arguments: --clip-scale 10")
 
 
 @pytest.mark.parametrize("beginning", ["--ste", "--prec", "--samp", "--vanilla", "--skip"])

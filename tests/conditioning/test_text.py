@@ -74,6 +74,25 @@ def test_a_word_that_is_not_in_the_vocabulary_is_unknown(vocabulary):
     assert BERTTokenizer(vocabulary, max_length=3)(["green"]).tolist() == [[2, 1, 3]]
 
 
+@pytest.mark.parametrize(
+    ("caption", "words"),
+    [
+        ("a RED circle", []),
+        ("Green circle, green.", ["Green", ",", "green", "."]),  # as they are spelled
+        ("green green a", ["green"]),
+        ("a [UNK]", []),  # which is in the vocabulary
+        ("a a a a a green", []),  # beyond what is read
+        ("", []),
+    ],
+)
+def test_words_that_are_read_as_unknown_are_listed(vocabulary, caption, words):
+    tokenizer = BERTTokenizer(vocabulary, max_length=7)
+    assert tokenizer.unknown == "[UNK]"
+    assert tokenizer.unknown_words(caption) == words
+    assert (1 in tokenizer([caption])) == (bool(words) or "[UNK]" in caption)
+    assert BERTTokenizer(vocabulary, max_length=2).unknown_words(caption) == []
+
+
 def test_captions_and_their_tokens_give_the_same_vectors(vocabulary):
     embedder = bert(vocabulary)
     captions = ["a red circle", ""]
@@ -145,6 +164,13 @@ def test_clip_takes_weights_and_tokenizer_from_a_directory(clip):
     source = CLIPTextModel.from_pretrained(clip)
     assert torch.equal(out, source(input_ids=tokens).last_hidden_state)
     assert torch.equal(out, embedder.encode(tokens))
+
+
+def test_clip_lists_unknown_words_but_not_the_end_of_a_caption(clip):
+    tokenizer = FrozenCLIPEmbedder(str(clip)).tokenizer
+    known, unknown = "red", "red é"
+    assert tokenizer.unknown_words(known) == []
+    assert tokenizer.unknown_words(unknown)
 
 
 def test_clip_is_frozen_and_stays_in_evaluation_mode(clip):

@@ -100,7 +100,7 @@ def _draw(job: Job, workers: Workers) -> None:
             bar.update(job.count() - bar.n)
     if workers.index == 0:
         job.finish()
-        log.info("%d images in %s", count, job.out)
+        log.info("%d image%s in %s", count, "" if count == 1 else "s", job.out)
 
 
 def _draw_again(task: Task, args: argparse.Namespace) -> Path:

@@ -84,20 +84,33 @@ def captioned(model: Any, captions: Sequence[str]) -> list[Item]:
     """An item of each caption, with the entries of all parts that read captions."""
     model.conditioner.prepare()
     parts = [part for part in model.conditioner.parts if kind_of(part) == "caption"]
-    _tell_of_cuts(parts, captions)
+    _tell_of_losses(parts, captions)
     return [{part.key: caption for part in parts} for caption in captions]
 
 
-def _tell_of_cuts(parts: Sequence[Part], captions: Sequence[str]) -> None:
-    """Warn of captions that are longer than an encoder takes, which reads their beginning only."""
+def _tell_of_losses(parts: Sequence[Part], captions: Sequence[str]) -> None:
+    """Warn, once for each caption, of what an encoder does not read of it."""
     for part in parts:
         tokenizer = getattr(part.embedder, "tokenizer", None)
         if isinstance(tokenizer, Tokenizer):
-            limit = tokenizer.max_length
             for caption in dict.fromkeys(captions):
-                if (count := tokenizer.count(caption)) > limit:
-                    message = "%r has %d tokens, of which %s reads the first %d"
-                    log.warning(message, caption, count, type(part.embedder).__name__, limit)
+                _tell_of_loss(tokenizer, caption, type(part.embedder).__name__)
+
+
+def _tell_of_loss(tokenizer: Tokenizer, caption: str, encoder: str) -> None:
+    """Warn of a caption that is longer than an encoder takes, and of words that it does not know.
+
+    It reads the beginning of the first, and its unknown token in place of the others.
+    """
+    limit = tokenizer.max_length
+    if (count := tokenizer.count(caption)) > limit:
+        message = "%r has %d tokens, of which %s reads the first %d"
+        log.warning(message, caption, count, encoder, limit)
+    if words := tokenizer.unknown_words(caption):
+        named = ", ".join(map(repr, words))
+        are = "is" if len(words) == 1 else "are"
+        message = "%r: %s %s not in the vocabulary of %s, which reads %s"
+        log.warning(message, caption, named, are, encoder, tokenizer.unknown)
 
 
 def labelled(

@@ -14,6 +14,7 @@ from ldm.cli.sampling.published import DEFAULT_STEPS, require_latents
 from ldm.cli.sampling.sizes import latent_size
 from ldm.config import ConfigError
 from ldm.diffusion.schedule import Schedule
+from ldm.log import log
 from ldm.models.diffusion.sampling import SampleOptions
 from ldm.samplers.base import Nodes, Run, Sampler
 from ldm.samplers.names import GRIDS, SAMPLERS, sampler_named
@@ -72,9 +73,27 @@ def sample_options(args: argparse.Namespace, model: Any) -> SampleOptions:
 
 
 def require_condition(args: argparse.Namespace, model: Any) -> None:
-    """Raise ConfigError where there is guidance, but nothing that the model is told."""
-    if args.scale != 1 and not model.conditioner.parts:
+    """Raise ConfigError where there is guidance, but nothing that the model can be without.
+
+    Warns of a model whose configuration drops none of what it is told in training.
+    """
+    parts = model.conditioner.parts
+    if args.scale == 1:
+        return
+    if not parts:
         raise ConfigError(f"--scale {args.scale:g}: an unconditional model has nothing to follow")
+    if not any(part.has_null for part in parts):
+        keys = ", ".join(dict.fromkeys(part.key for part in parts))
+        raise ConfigError(
+            f"--scale {args.scale:g}: this model is never without {keys}, so there is nothing to "
+            "follow: expected 1, or a model that was trained with a drop_rate"
+        )
+    if not any(part.embedder.drop_rate for part in parts):
+        log.warning(
+            "--scale %g: no encoder of this model has a drop_rate; unless its data dropped "
+            "conditions, it never learned what no condition is, which guidance leads away from",
+            args.scale,
+        )
 
 
 def require_runs(sampler: Sampler, schedule: Schedule, steps: int) -> None:

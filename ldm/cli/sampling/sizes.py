@@ -43,7 +43,8 @@ def latent_size(name: str, size: Sequence[int] | None, model: Any) -> tuple[int,
         return None
     cells, factor = cells_of(model), pixels_per_cell(model)
     if any(side < 1 or side % cells for side in size):
-        raise ConfigError(f"--{name} {size[0]} {size[1]}: expected multiples of {cells} pixels")
+        multiples = "multiples" if min(size) > 0 else "positive multiples"
+        raise ConfigError(f"--{name} {size[0]} {size[1]}: expected {multiples} of {cells} pixels")
     return size[0] // factor, size[1] // factor
 
 
