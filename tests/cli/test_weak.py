@@ -51,7 +51,7 @@ def by_hand(main, weak, cond, scale):
 @pytest.mark.parametrize("scale", [1, 2])
 def test_a_weak_model_is_told_by_its_own_encoders(models, tmp_path, scale):
     main, weak, _ = models
-    words = ["--scale", scale, "--weak-scale", 1.5]
+    words = ["--scale", scale, "--weak", "w", "--weak-scale", 1.5]
     images = drawn(main, Weak(weak, weak.ema_denoiser, ""), tmp_path, *words)
     with torch.no_grad():
         cond = weak.conditioner({"class_label": torch.tensor([3, 3])})
@@ -63,7 +63,7 @@ def test_a_weak_model_is_told_by_its_own_encoders(models, tmp_path, scale):
 def test_a_weak_model_without_classes_is_told_none(models, tmp_path):
     main, _, plain = models
     weak = Weak(plain, plain.ema_denoiser, "")
-    images = drawn(main, weak, tmp_path, "--weak-scale", 1.5)
+    images = drawn(main, weak, tmp_path, "--weak", "w", "--weak-scale", 1.5)
     assert (images - by_hand(main, plain, None, 1)).abs().max() <= 1
 
 
