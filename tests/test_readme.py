@@ -23,6 +23,7 @@ JUDGES = {
     "compare_first_stages": "table.md",
     "compare_trainings": "table.md",
     "latent_stats": "",
+    "compare_samplers": "table.md",
 }
 SHORT = ["--max_steps", "1", "--limit_val_batches", "1", "--num_sanity_val_steps", "0"]
 
@@ -95,6 +96,8 @@ class Reader:
             is_told_again = "--from-png" in words
             out = self.directory / f"{len(self.drawn)}_{name}"
             more = [] if name in JUDGES or is_told_again else ["--steps", "2"]
+            if name == "compare_samplers":
+                more = ["--n", "1"]
             if name == "compare_trainings":
                 more = [*SHORT, "--seeds", "1", "--gpus", "cpu", "--val_check_interval", "1"]
             script[name]([*arguments, "--out", str(out), *more])
