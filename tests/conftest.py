@@ -24,3 +24,19 @@ def caplog_ldm(caplog, monkeypatch):
     monkeypatch.setattr(log, "propagate", True)
     caplog.set_level("INFO", logger=log.name)
     return caplog
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """Counts compilations, which take the graph as it is."""
+    from torch._dynamo.testing import CompileCounter  # slow to import
+
+    counter, compile_module = CompileCounter(), torch.nn.Module.compile
+    torch.compiler.reset()
+    monkeypatch.setattr(
+        torch.nn.Module,
+        "compile",
+        lambda module, dynamic, mode: compile_module(module, dynamic=dynamic, backend=counter),
+    )
+    yield counter
+    torch.compiler.reset()

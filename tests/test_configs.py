@@ -5,7 +5,7 @@ import torch
 from omegaconf import OmegaConf
 
 from ldm.cli.train import main
-from ldm.config import check, instantiate_from_config, load, locate, to_plain
+from ldm.config import check, instantiate_model, load, locate, to_plain
 from ldm.io.compvis import from_published
 from tests.data.photographs import mixed_directory, synset_directories
 from tests.reference_state_dicts import meta_state
@@ -46,7 +46,7 @@ def meta_model(config):
     ]
     block = to_plain(OmegaConf.merge(config, OmegaConf.from_dotlist(overrides)))["model"]
     with torch.device("meta"):
-        return instantiate_from_config({key: block[key] for key in ("target", "params")})
+        return instantiate_model(block)
 
 
 @pytest.fixture(scope="module")

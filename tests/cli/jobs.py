@@ -5,6 +5,14 @@ from pathlib import Path
 from ldm.cli.sampling.classes import Sample
 from ldm.cli.sampling.flags import check_flags, sampling_parser
 from ldm.cli.sampling.job import Job
+from ldm.config import instantiate_model
+from tests.reference import fill
+
+
+def built(config, **changes):
+    """The model of a configuration in memory, with weights by rule and changed parameters."""
+    block = config["model"]
+    return fill(instantiate_model({**block, "params": {**block["params"], **changes}})).eval()
 
 
 def job(model, out, *words, task=None, seed=0, weak=None):

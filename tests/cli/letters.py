@@ -3,7 +3,7 @@
 import torch
 
 from ldm.conditioning.base import Embedder
-from ldm.config import instantiate_from_config
+from ldm.config import instantiate_model
 from tests.cli.runs import second_stage
 
 
@@ -28,4 +28,4 @@ def captioned():
     params = model["params"] | {"cond_stage_config": [Letters(key="caption")]}
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return instantiate_from_config({"target": model["target"], "params": params}).eval()
+        return instantiate_model({**model, "params": params}).eval()

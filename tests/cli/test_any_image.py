@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from ldm.cli.train import main
-from ldm.config import instantiate_from_config
+from ldm.config import instantiate_model
 from ldm.io.checkpoint import load_state
 from ldm.tensor import to_uint8
 from tests.cli.jobs import draw
@@ -110,7 +110,7 @@ def test_what_is_drawn_is_written_as_far_as_a_png_holds_it(tmp_path, channels, m
     block = unconditional()["model"]
     decoder = block["params"]["first_stage_config"]["params"]["ddconfig"]
     block["params"]["first_stage_config"]["params"]["ddconfig"] = {**decoder, "out_ch": channels}
-    model = instantiate_from_config({key: block[key] for key in ("target", "params")}).eval()
+    model = instantiate_model(block).eval()
     draw(model, tmp_path, "--steps", 2, "--n", 1, seed=7)
     want = to_uint8(model.sample([7], steps=2))[0, ..., : 1 if mode == "L" else len(mode)]
     with Image.open(tmp_path / "00000.png") as picture:

@@ -4,29 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from ldm.config import ConfigError, instantiate_from_config
+from ldm.config import ConfigError
 from ldm.diffusion.interpolation import slerp
 from ldm.models.diffusion.sampling import starting_noise
 from ldm.samplers.ddim import DDIM
 from ldm.tensor import to_uint8
 from tests.cli.jobs import job
-from tests.cli.runs import second_stage, unconditional
-from tests.reference import fill
-
-
-def built(config):
-    block = config["model"]
-    return fill(instantiate_from_config({key: block[key] for key in ("target", "params")})).eval()
-
-
-@pytest.fixture(scope="module")
-def plain():
-    return built(unconditional())
-
-
-@pytest.fixture(scope="module")
-def by_class():
-    return built(second_stage())
 
 
 def drawn(model, out, *words, seed=0):

@@ -11,7 +11,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from ldm.cli.sampling.clip import clip_of
 from ldm.cli.sampling.text import TextToImage
-from ldm.config import ConfigError, instantiate_from_config
+from ldm.config import ConfigError, instantiate_model
 from ldm.guidance.clip import CLIPDissimilarity
 from ldm.tensor import to_image_tensor
 from tests.cli.clips import LAYERS, TEXT, save_clip
@@ -26,7 +26,7 @@ def plain():
     model = unconditional()["model"]
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return instantiate_from_config({key: model[key] for key in ("target", "params")}).eval()
+        return instantiate_model(model).eval()
 
 
 @pytest.fixture(scope="module")

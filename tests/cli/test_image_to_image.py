@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from ldm.cli.sampling.image_to_image import ImageToImage
-from ldm.config import ConfigError, instantiate_from_config
+from ldm.config import ConfigError, instantiate_model
 from ldm.data.decoding import read_image
 from ldm.guidance.tiled import Tiled
 from ldm.models.diffusion.sampling import Inverted
@@ -83,7 +83,7 @@ def test_windows_are_inverted_in_windows(model, picture):
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_all_noise_replaced_is_plain_drawing_in_any_precision(picture, precision):
     block = unconditional()["model"]
-    model = instantiate_from_config({key: block[key] for key in ("target", "params")}).eval()
+    model = instantiate_model(block).eval()
     words = ["--steps", 3, "--precision", precision, "--n", 1]
     plain = job(model, picture.parent / "b", *words, "--size", 16, 24).draw(range(1))
     words = [picture, "--invert", "--strength", 1, *words]
@@ -96,7 +96,7 @@ def test_a_step_to_pure_noise_is_refused(picture):
     flow = {"schedule_config": {"target": "ldm.diffusion.schedule.RectifiedFlow"}}
     params = block["params"] | flow | {"parameterization": "v"}
     params = {key: params[key] for key in params if not key.startswith("linear_")}
-    model = instantiate_from_config({"target": block["target"], "params": params}).eval()
+    model = instantiate_model({**block, "params": params}).eval()
     words = [picture, "--invert", "--steps", 1]
     with pytest.raises(ConfigError, match="--steps 1: expected 2 or more, to invert"):
         job(model, picture.parent / "out", *words, task=ImageToImage())

@@ -7,7 +7,7 @@ from PIL import Image
 from ldm.cli.sampling.arrays import write_npz
 from ldm.cli.sampling.image_to_image import ImageToImage
 from ldm.cli.sampling.superres import Superres
-from ldm.config import ConfigError, instantiate_from_config
+from ldm.config import ConfigError, instantiate_model
 from tests.cli.jobs import draw
 from tests.cli.runs import unconditional
 
@@ -17,7 +17,7 @@ IMAGES = np.arange(2 * 3 * 4 * 3, dtype=np.uint8).reshape(2, 3, 4, 3)
 @pytest.fixture(scope="module")
 def model():
     block = unconditional()["model"]
-    return instantiate_from_config({key: block[key] for key in ("target", "params")}).eval()
+    return instantiate_model(block).eval()
 
 
 def save(place, **sizes):

@@ -9,22 +9,12 @@ from ldm.cli.sampling.image_to_image import ImageToImage
 from ldm.cli.sampling.semantic import Semantic
 from ldm.cli.sampling.superres import Superres
 from ldm.cli.sampling.text import TextToImage
-from ldm.config import ConfigError, instantiate_from_config
+from ldm.config import ConfigError
 from ldm.samplers.names import sampler_named
-from tests.cli.jobs import draw, job
+from tests.cli.jobs import built, draw, job
 from tests.cli.letters import captioned
 from tests.cli.runs import pixels, unconditional
 from tests.reference import fill
-
-
-def built(config):
-    block = config["model"]
-    return fill(instantiate_from_config({key: block[key] for key in ("target", "params")})).eval()
-
-
-@pytest.fixture(scope="module")
-def plain():
-    return built(unconditional())
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ldm.cli.sampling.options import require_runs
-from ldm.config import ConfigError, instantiate_from_config
+from ldm.config import ConfigError, instantiate_model
 from ldm.diffusion.draws import KeyedDraws
 from ldm.diffusion.schedule import PublishedSchedule, RectifiedFlow, VarianceExploding
 from ldm.samplers.names import GRIDS, SAMPLERS, sampler_named
@@ -79,7 +79,7 @@ def to_pure_noise(request):
     params = {**block["params"], "parameterization": "v"}
     params["schedule_config"] = request.param
     params = {key: params[key] for key in params if not key.startswith("linear_")}
-    return instantiate_from_config({"target": block["target"], "params": params}).eval()
+    return instantiate_model({**block, "params": params}).eval()
 
 
 @pytest.mark.parametrize(
@@ -100,6 +100,6 @@ def test_a_run_that_cannot_be_is_refused_before_anything_is_written(
 
 def test_published_times_past_the_end_are_refused_by_their_flag(tmp_path):
     block = unconditional()["model"]
-    model = instantiate_from_config({key: block[key] for key in ("target", "params")}).eval()
+    model = instantiate_model(block).eval()
     with pytest.raises(ConfigError, match=r"--times: PublishedUniform in 999 steps: .* time 1000"):
         draw(model, tmp_path, "--n", 1, "--steps", 999, "--times", "published")

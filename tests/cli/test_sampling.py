@@ -17,17 +17,12 @@ from ldm.conditioning.labels import ClassEmbedder
 from ldm.conditioning.layout import LayoutEmbedder
 from ldm.conditioning.spatial import SpatialRescaler
 from ldm.conditioning.text import BERTEmbedder
-from ldm.config import ConfigError, instantiate_from_config
+from ldm.config import ConfigError
 from ldm.samplers.ancestral import Ancestral
 from ldm.samplers.ddim import DDIM
 from ldm.tensor import to_uint8
-from tests.cli.jobs import draw
+from tests.cli.jobs import built, draw
 from tests.cli.runs import second_stage, unconditional
-
-
-def built(config):
-    block = config["model"]
-    return instantiate_from_config({"target": block["target"], "params": block["params"]})
 
 
 def conditioned(*encoders):

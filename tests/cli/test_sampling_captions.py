@@ -5,7 +5,7 @@ import torch
 
 from ldm.cli.sampling.text import TextToImage
 from ldm.conditioning.encodings import Encodings
-from ldm.config import instantiate_from_config, load, to_plain, without_checkpoints
+from ldm.config import instantiate_model, load, to_plain, without_checkpoints
 from tests.cli.jobs import draw, job
 from tests.cli.runs import ROOT, pixels
 from tests.reference import fill
@@ -19,7 +19,7 @@ def model():
     block = without_checkpoints(config)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(ROOT)  # where the vocabulary is
-        made = instantiate_from_config({key: block[key] for key in ("target", "params")})
+        made = instantiate_model(block)
         made.conditioner.prepare()
     return fill(made).eval()
 

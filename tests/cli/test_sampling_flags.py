@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from ldm.cli.sampling.options import require_condition
-from ldm.config import ConfigError, instantiate_from_config
+from ldm.config import ConfigError
 from ldm.guidance.classifier_free import ClassifierFree
 from ldm.guidance.correction import Thresholded
 from ldm.guidance.interval import Interval
@@ -17,26 +17,8 @@ from ldm.guidance.rescaled import Rescaled
 from ldm.guidance.tiled import Tiled
 from ldm.samplers.names import GRIDS, SAMPLERS, sampler_named
 from ldm.tensor import to_uint8
-from tests.cli.jobs import draw, job
+from tests.cli.jobs import built, draw, job
 from tests.cli.runs import pixels, second_stage, unconditional
-from tests.reference import fill
-
-
-def built(config, **changes):
-    block = config["model"]
-    block["params"] |= changes
-    model = instantiate_from_config({key: block[key] for key in ("target", "params")}).eval()
-    return fill(model)
-
-
-@pytest.fixture(scope="module")
-def plain():
-    return built(unconditional())
-
-
-@pytest.fixture(scope="module")
-def by_class():
-    return built(second_stage())
 
 
 @pytest.fixture(scope="module")

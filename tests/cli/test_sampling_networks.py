@@ -7,7 +7,6 @@ import pytest
 import torch
 from PIL import Image
 from torch._dynamo import config as dynamo
-from torch._dynamo.testing import CompileCounter
 
 from ldm.cli.sampling.classes import Sample
 from ldm.cli.sampling.flags import check_flags, sampling_parser
@@ -15,12 +14,11 @@ from ldm.cli.sampling.image_to_image import ImageToImage
 from ldm.cli.sampling.networks import prepare_networks
 from ldm.cli.sampling.record import read_record
 from ldm.cli.sampling.weak import Weak
-from ldm.config import ConfigError, instantiate_from_config, load, to_plain, without_checkpoints
+from ldm.config import ConfigError, load, to_plain, without_checkpoints
 from ldm.guidance.autoguidance import Autoguided
 from ldm.samplers.names import sampler_named
-from tests.cli.jobs import draw, job
+from tests.cli.jobs import built, draw, job
 from tests.cli.runs import ROOT, pixels, second_stage, unconditional
-from tests.reference import fill
 
 GUIDANCE = {
     "free": ["--scale", "2"],
@@ -32,15 +30,11 @@ GUIDANCE = {
 }
 
 
-def built(block):
-    target, params = block["target"], block["params"]
-    return fill(instantiate_from_config({"target": target, "params": params})).eval()
-
-
 def by_class():
-    block = second_stage()["model"]
-    block["params"]["unet_config"]["params"] |= {"channel_mult": [1], "attention_resolutions": []}
-    return built(block)
+    config = second_stage()
+    unet = config["model"]["params"]["unet_config"]["params"]
+    unet |= {"channel_mult": [1], "attention_resolutions": []}
+    return built(config)
 
 
 def flags(*words):
@@ -49,20 +43,6 @@ def flags(*words):
     args = parser.parse_args(["run", *words])
     check_flags(args)
     return args
-
-
-@pytest.fixture
-def counted(monkeypatch):
-    """Counts compilations, which take the graph as it is."""
-    counter, compile_module = CompileCounter(), torch.nn.Module.compile
-    torch.compiler.reset()
-    monkeypatch.setattr(
-        torch.nn.Module,
-        "compile",
-        lambda module, dynamic, mode: compile_module(module, dynamic=dynamic, backend=counter),
-    )
-    yield counter
-    torch.compiler.reset()
 
 
 def names(out):
@@ -152,9 +132,9 @@ def test_a_job_compiles_once_per_size_of_batch_whatever_guides_it(kind, tmp_path
 
 @pytest.mark.slow  # traces networks
 def test_a_job_of_more_sizes_than_torch_compiles_is_compiled_for_each(tmp_path, counted):
-    config = unconditional()["model"]
+    config = unconditional()
     network = {"channel_mult": [1], "attention_resolutions": []}
-    config["params"]["unet_config"]["params"] |= network
+    config["model"]["params"]["unet_config"]["params"] |= network
     given = tmp_path / "in"
     given.mkdir()
     num_sizes = dynamo.recompile_limit + 2
@@ -194,8 +174,7 @@ def test_a_weak_network_of_the_same_shape_shares_the_compilation(counted):
 @pytest.mark.parametrize("name", ["ddpm", "ldm-class", "ldm-text", "ldm-uncond", "ldm-vq"])
 def test_the_tiny_models_draw_compiled(name, counted, monkeypatch):
     monkeypatch.chdir(ROOT)
-    block = without_checkpoints(to_plain(load([ROOT / "configs/tiny" / f"{name}.yaml"]))["model"])
-    model = built(block)
+    model = built(without_checkpoints(to_plain(load([ROOT / "configs/tiny" / f"{name}.yaml"]))))
     entries = {"ldm-class": {"class_label": torch.tensor([1, 2])}, "ldm-text": {"caption": TEXTS}}
     batch = {
         part.key: entries[name].get(part.key, torch.tensor([1, 2]))

@@ -10,12 +10,8 @@ from ldm.cli.sampling.sizes import (
     latent_size,
     pixels_per_cell,
 )
-from ldm.config import ConfigError, instantiate_from_config, load, to_plain, without_checkpoints
+from ldm.config import ConfigError, instantiate_model, load, to_plain, without_checkpoints
 from tests.cli.runs import ROOT, unconditional
-
-
-def built(block):
-    return instantiate_from_config({key: block[key] for key in ("target", "params")}).eval()
 
 
 @pytest.fixture(scope="module")
@@ -24,14 +20,15 @@ def latent():
     block = unconditional()["model"]
     first_stage = block["params"]["first_stage_config"]["params"]
     first_stage["ddconfig"] = {**first_stage["ddconfig"], "in_channels": 1, "out_ch": 1}
-    model = built(block)
+    model = instantiate_model(block).eval()
     model.scale_factor = torch.tensor(2.0)
     return model
 
 
 @pytest.fixture(scope="module")
 def of_pixels():
-    return built(without_checkpoints(to_plain(load([ROOT / "configs/tiny/ddpm.yaml"]))["model"]))
+    config = to_plain(load([ROOT / "configs/tiny/ddpm.yaml"]))
+    return instantiate_model(without_checkpoints(config["model"])).eval()
 
 
 def test_a_cell_is_of_so_many_pixels_as_the_first_stage_makes_it(latent, of_pixels):

@@ -5,17 +5,10 @@ import torch
 
 from ldm.cli.exits import exit_code
 from ldm.cli.sampling.weak import Weak
-from ldm.config import instantiate_from_config
 from ldm.guidance.autoguidance import Autoguided, Told
 from ldm.guidance.classifier_free import ClassifierFree
-from tests.cli.jobs import job
+from tests.cli.jobs import built, job
 from tests.cli.runs import script, second_stage, trained, unconditional
-from tests.reference import fill
-
-
-def built(config):
-    block = config["model"]
-    return fill(instantiate_from_config({key: block[key] for key in ("target", "params")}).eval())
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ import pytest
 import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from torch._dynamo.testing import CompileCounter
 
 from ldm.cli.exits import exit_code
 from ldm.cli.sampling.clip import CLIP_FLAGS
@@ -23,20 +22,6 @@ def sample(*words):
 def run(tmp_path_factory):
     """A run directory of a model of classes."""
     return trained(tmp_path_factory.mktemp("runs"), small=second_stage())["small"]
-
-
-@pytest.fixture
-def counted(monkeypatch):
-    """Counts compilations, which take the graph as it is."""
-    counter, compile_module = CompileCounter(), torch.nn.Module.compile
-    torch.compiler.reset()
-    monkeypatch.setattr(
-        torch.nn.Module,
-        "compile",
-        lambda module, dynamic, mode: compile_module(module, dynamic=dynamic, backend=counter),
-    )
-    yield counter
-    torch.compiler.reset()
 
 
 def test_a_compiled_picture_is_drawn_again_compiled(run, tmp_path, counted, caplog_ldm):

@@ -13,7 +13,7 @@ from ldm.cli.sampling.layout import LayoutToImage
 from ldm.cli.sampling.layout_files import layout_items, trained_names
 from ldm.cli.sampling.record import read_record
 from ldm.conditioning.layout import LayoutTokens
-from ldm.config import instantiate_from_config
+from ldm.config import instantiate_model
 from ldm.data.coco import CocoBoxes
 from ldm.data.layouts import Layouts
 from ldm.data.scenes import CLASS_NAMES
@@ -84,7 +84,7 @@ def published():
 
 def built(block):
     """A model whose attention says something from the start on: its weights are by rule."""
-    return filled(instantiate_from_config({key: block[key] for key in ("target", "params")})).eval()
+    return filled(instantiate_model(block)).eval()
 
 
 def run_script(*words):
