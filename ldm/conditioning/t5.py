@@ -46,6 +46,8 @@ class FrozenT5Embedder(CaptionEmbedder):
     Raises ConfigError for a directory that lacks the configuration.
     """
 
+    slots = ("crossattn",)
+
     def __init__(
         self,
         version: str = "google/t5-v1_1-large",

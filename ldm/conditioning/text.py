@@ -167,6 +167,8 @@ class TransformerEmbedder(Embedder):
     n_embed: width D.  n_layer: depth.  vocab_size, max_seq_len: token ids and positions.
     """
 
+    slots = ("crossattn",)
+
     def __init__(
         self,
         n_embed: Positive,
