@@ -12,6 +12,7 @@ from torch import Tensor
 from ldm.conditioning.conditioner import Part
 from ldm.conditioning.labels import ClassEmbedder, ClassLabels
 from ldm.conditioning.layout import LayoutEmbedder
+from ldm.conditioning.vectors import VectorEmbedder
 from ldm.config import ConfigError
 from ldm.models.diffusion.condition import encoders_of
 
@@ -67,14 +68,19 @@ def check_told(model: Any, sample: Mapping[str, Any], origin: str) -> None:
     """Hold an example's entries against the encoders of tokens, vectors and labels.
 
     model: on the meta device.  origin: place of the example's set in the configuration.
-    Of encoders that say how wide their output is, only labels are looked at.
+    Of other encoders that say how wide their output is nothing is looked at.
     Raises ConfigError for a label that has no row, and for what the network does not take.
     """
     for part in getattr(getattr(model, "conditioner", None), "parts", ()):
         if part.embedder.reads == "label":
             _check_label(model, part, sample[part.key], origin)
-        elif part.slot != "concat" and part.embedder.embed_dim is None:
+        elif part.slot != "concat" and _is_open(part):
             _check_encoded(model, part, sample[part.key], origin)
+
+
+def _is_open(part: Part) -> bool:
+    """Whether only an example shows what becomes of the entry, and its encoder needs no weights."""
+    return part.embedder.embed_dim is None or isinstance(part.embedder, VectorEmbedder)
 
 
 def _check_label(model: Any, part: Part, value: Any, origin: str) -> None:

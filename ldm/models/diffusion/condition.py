@@ -100,7 +100,7 @@ def freeze(flat: Config, cond_stage: nn.Module | None) -> tuple[nn.Module, ...]:
     )
     for encoder in encoders.values():
         if encoder not in trained:
-            encoder.requires_grad_(False)
+            encoder.requires_grad_(False).eval()
     if is_each:
         for index, encoder in enumerate(encoders.values()):
             if encoder in trained:
