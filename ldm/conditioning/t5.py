@@ -117,7 +117,7 @@ class FrozenT5Embedder(CaptionEmbedder):
         """Captions (B strings), or token ids (B, N), to the last hidden state (B, N, D)."""
         self._load_weights()
         tokens = self.token_ids(text, self.transformer.device)
-        mask = (tokens != _PADDING).to(tokens.dtype)
+        mask = _attended(tokens, self.transformer.dtype)
         states: Tensor = self.transformer(input_ids=tokens, attention_mask=mask)[0]
         return states
 
@@ -132,6 +132,15 @@ class FrozenT5Embedder(CaptionEmbedder):
         empty = torch.full_like(value[:1], _PADDING)
         empty[:, 0] = _END
         return torch.where(sent_to(dropped, value.device)[:, None], empty, value)
+
+
+def _attended(tokens: Tensor, dtype: torch.dtype) -> Tensor:
+    """What is added to the attention of tokens (B, N) to each other, (B, 1, N, N).
+
+    Given a mask (B, N), transformers asks whether there is any padding, which waits for the device.
+    """
+    hidden = torch.finfo(dtype).min * (tokens == _PADDING).to(dtype)
+    return hidden[:, None, None, :].expand(-1, 1, tokens.shape[1], -1)
 
 
 def _configuration(version: str) -> Any:

@@ -7,6 +7,7 @@ from transformers import T5Config, T5EncoderModel
 
 from ldm.conditioning.t5 import FrozenT5Embedder
 from ldm.config import ConfigError, check
+from tests.models.test_diffusion_training import NoReads
 
 # id 0 fills, 1 ends a caption
 PIECES = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁a", -1.0), ("▁red", -2.0)]
@@ -59,6 +60,14 @@ def test_t5_gives_what_transformers_gives(t5):
 def test_no_token_of_a_caption_sees_its_padding(t5):
     short, long = (FrozenT5Embedder(t5, max_length=n)(["a red"])[:, :3] for n in (3, 9))
     torch.testing.assert_close(short, long)
+
+
+def test_a_batch_of_t5_waits_for_no_device(t5):
+    embedder = FrozenT5Embedder(t5, max_length=4)
+    embedder.prepare()
+    tokens = embedder.tokenizer(["a red", ""])
+    with NoReads():
+        embedder.encode(tokens)
 
 
 def test_t5_loads_nothing_before_it_is_prepared(t5):
