@@ -11,15 +11,11 @@ from ldm.data.listing import read_list, split_by_hash
 from ldm.hashing import hash64
 from ldm.log import log
 from ldm.preparation.journal import write_whole
+from ldm.preparation.record import stem
 
-__all__ = ["by_hash", "listed", "stem", "write_list", "write_split"]
+__all__ = ["by_hash", "listed", "published_lists", "write_list", "write_split"]
 
 _NAMED = 5  # missing names in one message; the others are counted
-
-
-def stem(name: str) -> str:
-    """The last part of a name, without its ending."""
-    return name.rpartition("/")[2].rpartition(".")[0] or name.rpartition("/")[2]
 
 
 def write_list(path: Path, names: Sequence[str]) -> None:
@@ -31,14 +27,25 @@ def write_list(path: Path, names: Sequence[str]) -> None:
         raise ConfigError(f"{path}: cannot be written: {error.strerror}") from error
 
 
+def published_lists(directory: str | None, *files: str) -> Path | None:
+    """The directory of a flag `--lists`, None when it is not given.
+
+    Raises ConfigError when one of the lists is not there: before hours of work, not after them.
+    """
+    if directory is None:
+        return None
+    for file in files:
+        _require_list(Path(directory, file))
+    return Path(directory)
+
+
 def listed(names: Sequence[str], file: Path, key: Callable[[str], str] = stem) -> list[str]:
     """The names that a published list means, in their own order.
 
     key: what a name of ours and a line of the list have in common; directories and endings differ.
     Raises ConfigError when the list cannot be read or one of its lines is no name of ours.
     """
-    if not file.is_file():
-        raise ConfigError(f"--lists: there is no list {file}; expected one image name to a line")
+    _require_list(file)
     wanted = {key(line): line for line in read_list(file)}
     chosen = [name for name in names if key(name) in wanted]
     missing = sorted(wanted[each] for each in wanted.keys() - set(map(key, chosen)))
@@ -83,6 +90,11 @@ def write_split(
         write_list(file, parts[part])
         log.info("%s: %d images", file, len(parts[part]))
     return parts
+
+
+def _require_list(file: Path) -> None:
+    if not file.is_file():
+        raise ConfigError(f"--lists: there is no list {file}; expected one image name to a line")
 
 
 def _require_disjoint(parts: dict[Literal["train", "validation"], list[str]], lists: Path) -> None:

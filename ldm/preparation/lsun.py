@@ -14,7 +14,7 @@ from ldm.preparation.command import plan_of
 from ldm.preparation.databases import database_entries, database_file, database_records
 from ldm.preparation.job import prepare
 from ldm.preparation.journal import Journal
-from ldm.preparation.lists import write_list, write_split
+from ldm.preparation.lists import published_lists, write_list, write_split
 
 __all__ = ["CATEGORIES", "PARTS", "prepare_lsun"]
 
@@ -59,18 +59,19 @@ def prepare_lsun(args: argparse.Namespace) -> None:
         what="a database of LSUN, a directory such as church_outdoor_train_lmdb",
         settings={"category": args.category},
     )
+    train, val = (f"{category.prefix}_{part}.txt" for part in PARTS)
+    lists = published_lists(args.lists, train, val)
     file = database_file(plan.sources[0])
     plan = replace(plan, sources=(file,))
     names = prepare(
         database_records(file), out, plan, total=database_entries(file), workers=args.workers
     )
-    train, val = (out.parent / f"{category.prefix}_{part}.txt" for part in PARTS)
     journal = Journal(out)
-    if args.part == "val" or (journal.is_done("val") and not args.lists):
-        _write_owners(names, out, args.part, train, val, is_whole=journal.is_done("train"))
+    files = out.parent / train, out.parent / val
+    if args.part == "val" or (journal.is_done("val") and lists is None):
+        _write_owners(names, out, args.part, *files, is_whole=journal.is_done("train"))
     else:
-        lists = Path(args.lists) if args.lists else None
-        write_split(names, train, val, lists=lists, val_fraction=_VAL_FRACTION)
+        write_split(names, *files, lists=lists, val_fraction=_VAL_FRACTION)
 
 
 def _write_owners(

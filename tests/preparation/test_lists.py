@@ -2,7 +2,8 @@ import pytest
 
 from ldm.config import ConfigError
 from ldm.data.listing import split_by_hash
-from ldm.preparation.lists import by_hash, listed, stem, write_split
+from ldm.preparation.lists import by_hash, listed, write_split
+from ldm.preparation.record import stem
 
 NAMES = [f"a/{i:03d}.webp" for i in range(40)]
 
