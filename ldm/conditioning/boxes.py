@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from ldm.conditioning.base import Embedder, Reads, Slot
+from ldm.conditioning.layout import largest, tell_of_more
 from ldm.config import ConfigError
 from ldm.data.layouts import require_layout
 from ldm.ranges import NonNegative, Positive
@@ -96,8 +97,8 @@ class _OfBoxes(Embedder):
 class BoxEmbedder(_OfBoxes):
     """A token to attend to for each object of a layout.
 
-    max_objects: tokens N; what is left of them holds a learned vector for nothing.
-    Raises ValueError, when it is used, for a layout of more objects.
+    max_objects: tokens N; of more objects the largest are told, which is logged once. What is left
+        of the tokens holds a learned vector for nothing.
     """
 
     def __init__(
@@ -112,12 +113,12 @@ class BoxEmbedder(_OfBoxes):
         super().__init__(n_embed, num_classes, frequencies, key, drop_rate)
         self.max_objects = max_objects
         self.nothing = nn.Parameter(torch.randn(n_embed))
+        self._has_told = False
 
     def encode(self, value: Sequence[Tensor]) -> Tensor:
         """Layouts (N, 5) of a batch to (B, max_objects, D)."""
-        if (longest := max(map(len, value))) > self.max_objects:
-            raise ValueError(f"a layout has {longest} objects, max_objects is {self.max_objects}")
-        found = self._vectors(value)
+        self._has_told = self._has_told or tell_of_more(value, self.max_objects)
+        found = self._vectors([largest(layout, self.max_objects) for layout in value])
         filled = [
             torch.cat([each, self.nothing.to(each).expand(self.max_objects - len(each), -1)])
             for each in found
