@@ -73,7 +73,8 @@ class _OfBoxes(Embedder):
         """Raise ConfigError unless so many classes of the data have a vector of their own."""
         if self.num_classes < classes:
             raise ConfigError(
-                f"{path}.params.num_classes: {self.num_classes}, but the data has {classes} classes"
+                f"{path}.params.num_classes: {self.num_classes}, but the data has {classes} "
+                f"classes (data.params.train); expected at least {classes}"
             )
 
     def drop(self, value: Sequence[Tensor], dropped: Tensor) -> list[Tensor]:
