@@ -95,6 +95,11 @@ class Journal:
         """Note that all files of a part are there, and how many."""
         self._update(plan, is_done=True, count=count)
 
+    def count(self, part: str) -> int | None:
+        """How many files a part has; None where they were never all there."""
+        found = self._parts.get(part, {}).get("count")
+        return None if found is None else int(found)
+
     def is_done(self, part: str) -> bool:
         """Whether all files of a part are there."""
         return bool(self._parts.get(part, {}).get("is_done"))
