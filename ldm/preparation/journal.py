@@ -104,6 +104,11 @@ class Journal:
         """Whether all files of a part are there."""
         return bool(self._parts.get(part, {}).get("is_done"))
 
+    def has_done(self, plan: Plan) -> bool:
+        """Whether all files of this very plan are there, by sources and settings."""
+        before = self._parts.get(plan.part, {})
+        return self.is_done(plan.part) and before | plan.as_it_is() == before
+
     def _update(self, plan: Plan, **changes: Any) -> None:
         self._parts[plan.part] |= changes
         self._write()
