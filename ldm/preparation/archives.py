@@ -16,7 +16,7 @@ from pathlib import Path
 from ldm.config import ConfigError, nearest_path
 from ldm.preparation.record import Record
 
-__all__ = ["existing_source", "is_hidden", "members", "members_of_tars"]
+__all__ = ["existing_source", "is_hidden", "is_listed", "members", "members_of_tars"]
 
 _ZIP_ENDINGS = (".zip",)
 _TAR_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
@@ -45,6 +45,11 @@ def existing_source(path: str | Path, expected: str) -> Path:
 def is_hidden(name: str) -> bool:
     """Whether a file or a directory above it is of the kind that systems leave behind."""
     return any(part.startswith((".", "__MACOSX")) for part in name.split("/"))
+
+
+def is_listed(source: Path) -> bool:
+    """Whether the names in a source are known without reading through all of it: no tar's are."""
+    return source.is_dir() or not source.name.lower().endswith(_TAR_ENDINGS)
 
 
 def members(source: Path) -> Iterator[Record]:

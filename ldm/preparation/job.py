@@ -6,24 +6,26 @@ import fcntl
 import hashlib
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
+from typing import NoReturn
 
 from tqdm import tqdm
 
 from ldm.config import ConfigError
 from ldm.log import log
 from ldm.preparation.journal import Journal, Plan
-from ldm.preparation.record import Record, require_inside
+from ldm.preparation.record import Record, require_inside, stem
 
-__all__ = ["PARTIAL", "check_count", "prepare", "preparing"]
+__all__ = ["PARTIAL", "check_count", "check_names", "prepare", "preparing"]
 
 _LOCK = ".prepared.lock"
 PARTIAL = ".prepared-"  # hidden: no data set takes such a file for an image
 _CHUNK = 2**24  # bytes that are hashed at once
+_NAMED = 5  # missing files in one message; the others are counted
 _AHEAD = 4  # files per worker that wait in memory to be written
 
 
@@ -59,7 +61,7 @@ def prepare(
             for name in _written(records, writer, workers):
                 names.append(name)
                 bar.update()
-        check_count(len(names), plan)
+        check_names(names, plan)
         journal.finish(plan, len(names))
     log.info(
         "%s: %d files, %d of them written now, the others were there", out, len(names), writer.count
@@ -88,12 +90,26 @@ def preparing(out: Path, plan: Plan) -> Iterator[tuple[Journal, bool]]:
 def check_count(found: int, plan: Plan) -> None:
     """Raise ConfigError when a source does not hold as many files as are expected."""
     if plan.expected is not None and found != plan.expected:
-        sources = " ".join(map(str, plan.sources))
         kind = f"{plan.expected - found} missing" if found < plan.expected else "too many"
-        raise ConfigError(
-            f"{sources}: {found} files of the part {plan.part!r}, {kind}; expected "
-            f"{plan.expected} (--expect N says another number, --expect any does not count)"
-        )
+        _refuse(f"{found} files of the part {plan.part!r}, {kind}", plan)
+
+
+def check_names(names: Sequence[str], plan: Plan) -> None:
+    """Raise ConfigError when a source lacks a file, as far as names and number are known."""
+    missing = sorted(set(plan.stems).difference(map(stem, names)))
+    if missing:
+        more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
+        found = f"{len(names)} files of the part {plan.part!r}"
+        _refuse(f"{found}, missing are {', '.join(missing[:_NAMED])}{more}", plan)
+    check_count(len(names), plan)
+
+
+def _refuse(problem: str, plan: Plan) -> NoReturn:
+    sources = " ".join(map(str, plan.sources))
+    raise ConfigError(
+        f"{sources}: {problem}; expected {plan.expected} (--expect N says another number, "
+        "--expect any does not count)"
+    )
 
 
 class _Writer:

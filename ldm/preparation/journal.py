@@ -30,6 +30,7 @@ class Plan:
     settings: whatever else decides which files are written and what is in them.
     expected: number of files; None when any number will do.
     digests: SHA-256 of the sources, in their order, in hexadecimal; none where they are not known.
+    stems: the names of all files, without directories and endings, where they are known.
     """
 
     part: str
@@ -37,6 +38,7 @@ class Plan:
     settings: Mapping[str, str | int | float | bool | None] = field(default_factory=dict)
     expected: int | None = None
     digests: tuple[str, ...] = ()
+    stems: tuple[str, ...] = ()
 
     def as_it_is(self) -> dict[str, Any]:
         """Sources and settings, to be compared with those of another time."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ldm.config import ConfigError
 
-__all__ = ["Record", "require_inside"]
+__all__ = ["Record", "require_inside", "stem"]
 
 
 @dataclass(frozen=True)
@@ -33,3 +33,8 @@ def require_inside(name: str) -> None:
             f"the source names a file {name!r}; expected a relative name that stays in the "
             "output directory"
         )
+
+
+def stem(name: str) -> str:
+    """The last part of a name, without its ending."""
+    return name.rpartition("/")[2].rpartition(".")[0] or name.rpartition("/")[2]

@@ -4,6 +4,7 @@ import io
 import tarfile
 import zipfile
 
+import lmdb
 import numpy as np
 from PIL import Image
 
@@ -30,3 +31,10 @@ def picture(number, size=(16, 16), kind="PNG"):
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, kind)
     return file.getvalue()
+
+
+def write_lsun(path, images):
+    """A database as LSUN publishes it: a directory around `data.mdb`, key to an image's bytes."""
+    with lmdb.open(str(path), map_size=2**24) as database, database.begin(write=True) as entries:
+        for key, content in images.items():
+            entries.put(key.encode(), content)
