@@ -197,7 +197,8 @@ def prepare_imagenet(args: argparse.Namespace) -> None:
     )
     source = plan.sources[0]
     if labels is not None:
-        plan = replace(plan, settings={"labels": _digest(labels)})
+        images = tuple(labels.synsets) if len(labels.synsets) == plan.expected else ()
+        plan = replace(plan, settings={"labels": _digest(labels)}, stems=images)
     names = prepare(records(source, part, labels), out, plan, workers=args.workers)
     found = len({PurePosixPath(name).parent.name for name in names})
     if args.expect is None and found != NUM_CLASSES:
