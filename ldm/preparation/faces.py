@@ -14,7 +14,7 @@ from ldm.data.decoding import EXTENSIONS
 from ldm.preparation.archives import is_listed, members
 from ldm.preparation.command import add_preparation, plan_of
 from ldm.preparation.job import check_names, prepare
-from ldm.preparation.lists import published_lists, write_split
+from ldm.preparation.lists import held_out, published_lists, write_split
 from ldm.preparation.pictures import smaller
 from ldm.preparation.record import Record, stem
 
@@ -83,14 +83,9 @@ def prepare_faces(args: argparse.Namespace, faces: Faces) -> None:
         convert=partial(smaller, size=args.size) if as_png else None,
         workers=args.workers,
     )
-    write_split(
-        sorted(names),
-        out.parent / train,
-        out.parent / validation,
-        lists=lists,
-        val_fraction=faces.held_out / faces.count,
-        key=_number,
-    )
+    divide = partial(held_out, val_fraction=faces.held_out / faces.count)
+    files = out.parent / train, out.parent / validation
+    write_split(sorted(names), files, divide, lists=lists, key=_number)
 
 
 def face_records(source: Path, *, as_png: bool) -> Iterator[Record]:

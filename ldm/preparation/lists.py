@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
 
 from ldm.config import ConfigError
 from ldm.data.listing import read_list, split_by_hash
@@ -13,7 +12,7 @@ from ldm.log import log
 from ldm.preparation.journal import write_whole
 from ldm.preparation.record import stem
 
-__all__ = ["by_hash", "listed", "published_lists", "write_list", "write_split"]
+__all__ = ["by_hash", "held_out", "listed", "published_lists", "write_list", "write_split"]
 
 _NAMED = 5  # missing names in one message; the others are counted
 
@@ -60,52 +59,52 @@ def listed(names: Sequence[str], file: Path, key: Callable[[str], str] = stem) -
 
 def write_split(
     names: Sequence[str],
-    train: Path,
-    validation: Path,
+    files: tuple[Path, Path],
+    divide: Callable[[Sequence[str]], tuple[list[str], list[str]]],
     *,
     lists: Path | None,
-    val_fraction: float,
     key: Callable[[str], str] = stem,
-) -> dict[Literal["train", "validation"], list[str]]:
-    """Write the lists of both splits; returns their names.
+) -> tuple[list[str], list[str]]:
+    """Write the lists of two parts of the images; returns their names.
 
-    train, validation: the files.  lists: directory with published lists of the same file names;
-    None takes those that are there already, of a published or an earlier split, and otherwise
-    divides by a hash of the names, `val_fraction` of them for validation.
+    lists: directory with published lists of the same file names. None takes those that are there
+    already, of a published or an earlier split, and otherwise those that `divide` makes by hash.
     key: as in `listed`.
     Raises ConfigError for lists that do not fit the images, or have names in common.
     """
-    files: dict[Literal["train", "validation"], Path] = {"train": train, "validation": validation}
-    parts: dict[Literal["train", "validation"], list[str]]
-    if lists is None and all(file.is_file() for file in files.values()):
-        log.info("%s and %s are there and kept", train, validation)
-        lists = train.parent
+    if lists is None and all(file.is_file() for file in files):
+        log.info("%s and %s are there and kept", *files)
+        lists = files[0].parent
     if lists is not None:
-        parts = {part: listed(names, lists / file.name, key) for part, file in files.items()}
-        _require_disjoint(parts, lists)
+        first, second = (listed(names, lists / file.name, key) for file in files)
+        both = set(first).intersection(second)
+        if both:
+            raise ConfigError(
+                f"--lists {lists}: {len(both)} images are in both lists, {min(both)} among them; "
+                "expected each in one"
+            )
     else:
-        parts = {part: split_by_hash(names, part, val_fraction) for part in files}
+        first, second = divide(names)
         log.info("there are no published lists (--lists DIR): the images are divided by hash")
-    for part, file in files.items():
-        write_list(file, parts[part])
-        log.info("%s: %d images", file, len(parts[part]))
-    return parts
+    for file, part in zip(files, (first, second), strict=True):
+        write_list(file, part)
+        log.info("%s: %d images", file, len(part))
+    return first, second
 
 
-def _require_list(file: Path) -> None:
-    if not file.is_file():
-        raise ConfigError(f"--lists: there is no list {file}; expected one image name to a line")
-
-
-def _require_disjoint(parts: dict[Literal["train", "validation"], list[str]], lists: Path) -> None:
-    both = set(parts["train"]).intersection(parts["validation"])
-    if both:
-        raise ConfigError(
-            f"--lists {lists}: {len(both)} images are in both lists, {min(both)} among them; "
-            "expected each in one"
-        )
+def held_out(names: Sequence[str], val_fraction: float) -> tuple[list[str], list[str]]:
+    """Names for training and for validation, as data sets without lists divide them."""
+    return (
+        split_by_hash(names, "train", val_fraction),
+        split_by_hash(names, "validation", val_fraction),
+    )
 
 
 def by_hash(names: Sequence[str]) -> list[str]:
     """The names in an order that is a function of each name alone, as if shuffled."""
     return sorted(names, key=lambda name: (hash64(name.encode()), name))
+
+
+def _require_list(file: Path) -> None:
+    if not file.is_file():
+        raise ConfigError(f"--lists: there is no list {file}; expected one image name to a line")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from ldm.config import ConfigError
@@ -14,7 +15,7 @@ from ldm.preparation.command import plan_of
 from ldm.preparation.databases import database_entries, database_file, database_records
 from ldm.preparation.job import prepare
 from ldm.preparation.journal import Journal
-from ldm.preparation.lists import published_lists, write_list, write_split
+from ldm.preparation.lists import held_out, published_lists, write_list, write_split
 
 __all__ = ["CATEGORIES", "PARTS", "prepare_lsun"]
 
@@ -71,7 +72,8 @@ def prepare_lsun(args: argparse.Namespace) -> None:
     if args.part == "val" or (journal.is_done("val") and lists is None):
         _write_owners(names, out, args.part, *files, is_whole=journal.is_done("train"))
     else:
-        write_split(names, *files, lists=lists, val_fraction=_VAL_FRACTION)
+        divide = partial(held_out, val_fraction=_VAL_FRACTION)
+        write_split(names, files, divide, lists=lists)
 
 
 def _write_owners(
@@ -83,7 +85,7 @@ def _write_owners(
     else:
         write_list(val, names)
         if is_whole:
-            held_out = set(names)
-            write_list(train, [name for name in list_files(out)[0] if name not in held_out])
+            theirs = set(names)
+            write_list(train, [name for name in list_files(out)[0] if name not in theirs])
     done = "both parts" if part == "train" or is_whole else "its validation images, and no others"
     log.info("%s holds %s: %s and %s list the owner's split", out, done, train, val)

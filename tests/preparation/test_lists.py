@@ -1,11 +1,16 @@
+from functools import partial
+
 import pytest
 
 from ldm.config import ConfigError
 from ldm.data.listing import split_by_hash
-from ldm.preparation.lists import by_hash, listed, write_split
+from ldm.preparation.lists import by_hash, held_out, listed, write_split
 from ldm.preparation.record import stem
 
 NAMES = [f"a/{i:03d}.webp" for i in range(40)]
+
+
+divide = partial(held_out, val_fraction=0.2)
 
 
 def lines(path):
@@ -36,7 +41,7 @@ def test_a_published_list_of_other_images_is_refused(tmp_path):
 
 def test_without_lists_the_split_is_that_of_the_data_sets(tmp_path):
     train, validation = tmp_path / "train.txt", tmp_path / "validation.txt"
-    write_split(NAMES, train, validation, lists=None, val_fraction=0.2)
+    write_split(NAMES, (train, validation), divide, lists=None)
     assert lines(train) == split_by_hash(NAMES, "train", 0.2)
     assert lines(validation) == split_by_hash(NAMES, "validation", 0.2)
 
@@ -47,9 +52,9 @@ def test_published_lists_are_translated_and_kept_by_a_later_call(tmp_path, caplo
     (published / "train.txt").write_text("000.jpg\n001.jpg\n")
     (published / "validation.txt").write_text("002.jpg\n")
     train, validation = tmp_path / "data" / "train.txt", tmp_path / "data" / "validation.txt"
-    write_split(NAMES, train, validation, lists=published, val_fraction=0.2)
+    write_split(NAMES, (train, validation), divide, lists=published)
     assert (lines(train), lines(validation)) == (NAMES[:2], NAMES[2:3])
-    write_split(NAMES, train, validation, lists=None, val_fraction=0.2)
+    write_split(NAMES, (train, validation), divide, lists=None)
     assert (lines(train), lines(validation)) == (NAMES[:2], NAMES[2:3])
     assert "are there and kept" in caplog_ldm.text
 
@@ -60,10 +65,9 @@ def test_published_lists_with_an_image_in_common_are_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"1 images are in both lists, a/000.webp"):
         write_split(
             NAMES,
-            tmp_path / "out" / "train.txt",
-            tmp_path / "out" / "validation.txt",
+            (tmp_path / "out" / "train.txt", tmp_path / "out" / "validation.txt"),
+            divide,
             lists=tmp_path,
-            val_fraction=0.2,
         )
 
 

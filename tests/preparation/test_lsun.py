@@ -8,7 +8,7 @@ from PIL import Image
 from ldm.cli.exits import EXIT_CONFIG
 from ldm.config import ConfigError
 from ldm.data.lsun import LSUNChurchesTrain, LSUNChurchesValidation
-from ldm.preparation.databases import database_entries, database_file, database_records
+from ldm.preparation.databases import database_entries, database_file
 from tests.preparation.raw import picture, write_lsun
 from tests.preparation.scripts import run
 
@@ -77,30 +77,6 @@ def test_published_lists_of_flat_names_are_understood(churches):
         list(FILES)[:4],
         list(FILES)[4:],
     ]
-
-
-def test_a_killed_export_goes_on_without_writing_anything_twice(churches, monkeypatch):
-    class Killed(BaseException):
-        pass
-
-    def killed(file):
-        for i, record in enumerate(database_records(file)):
-            if i == 3:
-                raise Killed
-            yield record
-
-    monkeypatch.setattr("ldm.preparation.lsun.database_records", killed)
-    with pytest.raises(Killed):
-        export(churches / "church_outdoor_train_lmdb")
-    root = churches / "work" / "data" / "lsun" / "churches"
-    (root / ".prepared-0").write_bytes(FILES[list(FILES)[3]][:20])
-    before = {path: path.stat().st_mtime_ns for path in root.rglob("*.webp")}
-    assert len(before) == 3
-    monkeypatch.undo()
-    monkeypatch.chdir(churches / "work")
-    assert export(churches / "church_outdoor_train_lmdb") == 0
-    assert written(churches) == FILES
-    assert before.items() <= {path: path.stat().st_mtime_ns for path in root.rglob("*")}.items()
 
 
 def test_another_number_than_lsuns_is_refused_before_anything_is_written(churches, caplog_ldm):
