@@ -80,7 +80,7 @@ def _write(
                 if table.is_whole(name):
                     bar.update(len(some))
                     continue
-                partial = out / f"{PARTIAL}{name}"
+                partial = out / f"{PARTIAL}{index}"  # no .tar: nothing takes it for a shard
                 with partial.open("wb") as file:
                     shard = write_shard(
                         name, some, downloads, filters, file, pool=pool, told=bar.update

@@ -10,7 +10,7 @@ import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import IO
@@ -223,7 +223,7 @@ class ShardTable:
             "rows": sum(each.rows for each in shards),
             "samples": self.num_samples,
             "left_out": self._left_out(),
-            "shards": list(map(asdict, shards)),
+            "shards": list(map(vars, shards)),
         }
         text = json.dumps(content, indent=1, ensure_ascii=False)
         write_whole(self._path, f"{text}\n".encode("utf-8", "replace"))
