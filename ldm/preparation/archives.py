@@ -32,14 +32,14 @@ _UNREADABLE = (
 )
 
 
-def existing_source(path: str | Path, expected: str) -> Path:
-    """A file or directory that exists; otherwise ConfigError says what is expected there."""
+def existing_source(path: str | Path, expected: str, *, key: str = "SOURCE") -> Path:
+    """A file or directory that exists; otherwise ConfigError names the flag and what it is for."""
     found = Path(path).expanduser()
     if found.exists():
         return found
     near = nearest_path(found.absolute())
     hint = f"; did you mean {near}?" if near else ""
-    raise ConfigError(f"SOURCE: there is no {found}{hint}; expected {expected}")
+    raise ConfigError(f"{key}: there is no {found}{hint}; expected {expected}")
 
 
 def is_hidden(name: str) -> bool:

@@ -72,7 +72,8 @@ def labels_of(path: Path) -> Labels:
 
     Raises ConfigError when it is neither.
     """
-    existing_source(path, "the development kit of ILSVRC2012, or a text file of synsets")
+    expected = "the development kit of ILSVRC2012, or a text file of synsets"
+    existing_source(path, expected, key="--labels")
     if path.is_dir() or path.suffix != ".txt":
         return _of_kit(path)
     rows = [line.split() for line in utf8_text(path).splitlines() if line.strip()]
@@ -191,10 +192,9 @@ def prepare_imagenet(args: argparse.Namespace) -> None:
     out, part = Path(args.out), args.part
     if args.drop_below is not None and args.drop_below < 1:
         raise ConfigError(f"--drop-below {args.drop_below}: expected pixels, 1 or more")
+    what = f"ILSVRC2012_img_{part}.tar, or what was in it"
+    plan = plan_of(args, part, expected=COUNTS[part], what=what)
     labels = labels_of(Path(args.labels).expanduser()) if args.labels else None
-    plan = plan_of(
-        args, part, expected=COUNTS[part], what=f"ILSVRC2012_img_{part}.tar, or what was in it"
-    )
     source = plan.sources[0]
     if labels is not None:
         images = tuple(labels.synsets) if len(labels.synsets) == plan.expected else ()

@@ -59,7 +59,7 @@ def _tables(given: Sequence[str] | None, root: Path) -> list[Path]:
         return sorted(root.glob(f"*{_ENDING}"))
     tables: list[Path] = []
     for each in given:
-        path = existing_source(each, "tables in Parquet, or a directory of them")
+        path = existing_source(each, "tables in Parquet, or a directory of them", key="--metadata")
         tables += sorted(path.glob(f"*{_ENDING}")) if path.is_dir() else [path]
     if not tables:
         raise ConfigError(f"--metadata {' '.join(given)}: holds no files ending in {_ENDING}")

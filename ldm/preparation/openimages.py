@@ -181,22 +181,24 @@ def prepare_openimages(args: argparse.Namespace) -> None:
     is. Raises ConfigError for what the user got wrong.
     """
     out = Path(args.out)
-    classes = existing_source(args.classes, "class-descriptions-boxable.csv")
-    images = [existing_source(each, "the images, a directory or archives") for each in args.images]
     choice = Choice(args.keep_groups, args.keep_depictions)
-    plan = plan_of(
-        args,
-        args.part,
-        expected=COUNTS[args.part],
-        what=f"the table of boxes, such as {args.part}-annotations-bbox.csv",
-        settings={"classes": json.dumps(fingerprint(classes)), **asdict(choice)},
-    )
+    table = f"the table of boxes, such as {args.part}-annotations-bbox.csv"
+    plan = plan_of(args, args.part, expected=COUNTS[args.part], what=table)
+    expected = "class-descriptions-boxable.csv"
+    classes = existing_source(args.classes, expected, key="--classes")
+    expected = "the images, a directory or archives"
+    images = [existing_source(each, expected, key="--images") for each in args.images]
     descriptions = class_descriptions(classes)
     root = images[0] if images[0].is_dir() else out / args.part
     if len(images) > 1 or not images[0].is_dir():
         _write_images(images, args.part, out, args.workers)
     names = {Path(name).stem: name for name in list_files(root, _ENDINGS)[0]}
-    plan = replace(plan, settings={**plan.settings, "images": str(root.resolve())})
+    settings = {
+        "classes": json.dumps(fingerprint(classes)),
+        "images": str(root.resolve()),
+        **asdict(choice),
+    }
+    plan = replace(plan, settings=settings)
     _write_json(plan, out, names, descriptions, choice, root)
 
 

@@ -249,7 +249,7 @@ def test_another_number_of_samples_is_refused(raw, caplog_ldm):
     [
         (("--per-shard", 0), "--per-shard 0: expected 1 or more"),
         (("--min-similarity", 2), "nothing is kept of 7 rows"),
-        (("--metadata", "absent.parquet"), "there is no absent.parquet"),
+        (("--metadata", "absent.parquet"), "--metadata: there is no absent.parquet"),
     ],
 )
 def test_what_cannot_be_is_said(raw, caplog_ldm, words, problem):
