@@ -23,13 +23,14 @@ from ldm.preparation.record import Record
 
 __all__ = ["COUNTS", "part_of", "prepare_coco", "records"]
 
-# the owner's numbers of files, by directory
+# the owner's numbers of files, by directory; those of annotations, by archive: all go to one place
 COUNTS = {
     "train2014": 82783,
     "val2014": 40504,
     "train2017": 118287,
     "val2017": 5000,
-    "annotations": 6,  # instances, captions and keypoints of train and val of one year
+    "annotations_trainval2014": 6,  # instances, captions and keypoints of train and val
+    "annotations_trainval2017": 6,
     "stuffthingmaps/train2017": 118287,
     "stuffthingmaps/val2017": 5000,
 }
@@ -103,7 +104,11 @@ def prepare_coco(args: argparse.Namespace) -> None:
 
 def _expected(source: Path, counts: Mapping[str, int]) -> int | None:
     """The owner's number of files in the directories that a source fills; None if not known."""
-    unknown = [directory for directory in counts if directory not in COUNTS]
+    known = {
+        directory: COUNTS.get(part_of(source) if directory == _ANNOTATIONS else directory)
+        for directory in counts
+    }
+    unknown = [directory for directory, count in known.items() if count is None]
     if unknown:
         log.warning(
             "%s: how many files belong to %s is not known, they are not counted",
@@ -111,4 +116,4 @@ def _expected(source: Path, counts: Mapping[str, int]) -> int | None:
             ", ".join(unknown),
         )
         return None
-    return sum(COUNTS[directory] for directory in counts)
+    return sum(count for count in known.values() if count is not None)

@@ -68,7 +68,7 @@ def raw(tmp_path, monkeypatch):
     for name, files in ARCHIVES.items():
         write_zip(tmp_path / name, files)
     directories = [name.rpartition("/")[0] for name in RESULT]
-    for directory in set(directories):
+    for directory in set(directories) - {"annotations"}:
         assert directory in coco.COUNTS
         monkeypatch.setitem(coco.COUNTS, directory, directories.count(directory))
     return tmp_path
@@ -145,6 +145,19 @@ def test_files_of_an_unknown_directory_are_not_counted_and_that_is_said(raw, cap
     write_zip(raw / "mine.zip", {"mine/1.jpg": picture(1, SIZE, "JPEG")})
     assert run("prepare_coco", raw / "mine.zip", "--out", raw / "data") == 0
     assert "how many files belong to mine is not known" in caplog_ldm.text
+
+
+def test_annotations_of_another_archive_join_the_others_uncounted(raw, caplog_ldm):
+    assert prepare(raw) == 0
+    stuff = {"annotations/stuff_train2017.json": b"{}", "annotations/stuff_train2017.zip": b""}
+    write_zip(raw / "stuff_annotations_trainval2017.zip", stuff)
+    source = raw / "stuff_annotations_trainval2017.zip"
+    assert run("prepare_coco", source, "--out", raw / "data") == 0
+    assert "how many files belong to annotations is not known" in caplog_ldm.text
+    assert files(raw) == RESULT | {"annotations/stuff_train2017.json": b"{}"}
+    write_zip(raw / "annotations_trainval2017.zip", stuff)
+    assert prepare(raw) == EXIT_CONFIG
+    assert "1 files of the part 'annotations_trainval2017', 5 missing" in caplog_ldm.text
 
 
 def test_an_archive_of_something_else_is_refused(raw, caplog_ldm):
