@@ -52,7 +52,8 @@ def listed(names: Sequence[str], file: Path, key: Callable[[str], str] = stem) -
         more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
         raise ConfigError(
             f"{file}: {len(missing)} of its {len(wanted)} names are no image of the source: "
-            f"{', '.join(missing[:_NAMED])}{more}; expected the list of these images"
+            f"{', '.join(missing[:_NAMED])}{more}; expected a list of these images, or none there, "
+            "for a division by hash"
         )
     return chosen
 
@@ -72,7 +73,8 @@ def write_split(
     key: as in `listed`.
     Raises ConfigError for lists that do not fit the images, or have names in common.
     """
-    if lists is None and all(file.is_file() for file in files):
+    is_kept = lists is None and all(file.is_file() for file in files)
+    if is_kept:
         log.info("%s and %s are there and kept", *files)
         lists = files[0].parent
     if lists is not None:
@@ -82,6 +84,13 @@ def write_split(
             raise ConfigError(
                 f"--lists {lists}: {len(both)} images are in both lists, {min(both)} among them; "
                 "expected each in one"
+            )
+        could = sum(map(len, divide(names)))
+        if is_kept and len(first) + len(second) < could:
+            log.warning(
+                "they name %d images, of %d that could be: remove both to divide all by hash",
+                len(first) + len(second),
+                could,
             )
     else:
         first, second = divide(names)

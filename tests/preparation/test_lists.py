@@ -57,6 +57,14 @@ def test_published_lists_are_translated_and_kept_by_a_later_call(tmp_path, caplo
     write_split(NAMES, (train, validation), divide, lists=None)
     assert (lines(train), lines(validation)) == (NAMES[:2], NAMES[2:3])
     assert "are there and kept" in caplog_ldm.text
+    assert "they name 3 images, of 40 that could be: remove both" in caplog_ldm.text
+
+
+def test_lists_that_are_there_and_name_every_image_are_kept_without_a_word(tmp_path, caplog_ldm):
+    files = (tmp_path / "train.txt", tmp_path / "validation.txt")
+    first = write_split(NAMES, files, divide, lists=None)
+    assert write_split(NAMES, files, divide, lists=None) == first
+    assert not [each for each in caplog_ldm.records if each.levelname == "WARNING"]
 
 
 def test_published_lists_with_an_image_in_common_are_refused(tmp_path):
