@@ -50,7 +50,8 @@ class Choice:
 class Tally:
     """What was found: images and boxes that are kept, and how many are left out for which reason.
 
-    images: of the table.  found: those of them that are on disk.
+    images: of the table.  found: those of them that can be read.
+    lacking: names of the first of the others.
     """
 
     images: int = 0
@@ -58,13 +59,13 @@ class Tally:
     kept_images: int = 0
     kept_boxes: int = 0
     left_out: Counter[str] = field(default_factory=Counter)
-    missing: list[str] = field(default_factory=list)  # the first of them
+    lacking: list[str] = field(default_factory=list)
 
-    def miss(self, image: str) -> None:
-        """Count an image that is not on disk."""
-        self.left_out["images not on disk"] += 1
-        if len(self.missing) < _NAMED:
-            self.missing.append(image)
+    def miss(self, image: str, why: str) -> None:
+        """Count an image that cannot be read."""
+        self.left_out[why] += 1
+        if len(self.lacking) < _NAMED:
+            self.lacking.append(image)
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def write_coco(boxes: Boxes, sizes: Sizes, file: IO[str]) -> Tally:
                 if image in boxes.names:
                     present.append((boxes.names[image], rows))
                 else:
-                    tally.miss(image)
+                    tally.miss(image, "images that are not on disk")
             measured = sizes.of([name for name, _ in present], pool)
             for (name, rows), size in zip(present, measured, strict=True):
                 _add(name, rows, size, ids, boxes.choice, tally, (file, annotations))
@@ -124,7 +125,7 @@ def _add(
 ) -> None:
     """Write an image and its boxes."""
     if isinstance(size, str):
-        tally.left_out[f"images that cannot be read ({size})"] += 1
+        tally.miss(name, f"images that cannot be read ({size})")
         return
     tally.found += 1
     kept = []
@@ -257,8 +258,8 @@ def _tell(tally: Tally, path: Path) -> None:
     log.info("%s: %d images with %d boxes", path, tally.kept_images, tally.kept_boxes)
     for why, number in tally.left_out.most_common():
         log.info("  left out: %d %s", number, why)
-    if tally.missing:
-        log.warning("  not on disk: %s", ", ".join(tally.missing))
+    if tally.lacking:
+        log.warning("  images that are not there or cannot be read: %s", ", ".join(tally.lacking))
     if not tally.kept_images:
         raise ConfigError(
             f"--images: none of the {tally.images} images of the table has a box and is there; "

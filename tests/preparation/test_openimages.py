@@ -179,7 +179,7 @@ def test_missing_images_are_named_and_counted(raw, caplog_ldm):
     (raw / "images" / f"{IDS[1]}.jpg").unlink()
     (raw / "images" / f"{IDS[2]}.jpg").write_bytes(b"no image")
     assert prepare(raw) == EXIT_CONFIG
-    assert f"not on disk: {IDS[1]}" in caplog_ldm.text
+    assert f"images that are not there or cannot be read: {IDS[1]}, {IDS[2]}" in caplog_ldm.text
     assert "images that cannot be read (not an image)" in caplog_ldm.text
     assert "3 files of the part 'train', 2 missing; expected 5" in caplog_ldm.text
     assert not (raw / "data" / "instances_train.json").exists()
