@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from ldm.conditioning.boxes import BoxMap
 from ldm.conditioning.conditioner import Part
 from ldm.conditioning.hybrid import HybridConditioner
 from ldm.conditioning.labels import ClassEmbedder
@@ -42,7 +43,7 @@ def check_classes(model: Any, classes: int | None) -> None:
     for part in getattr(getattr(model, "conditioner", None), "parts", ()):
         if classes is None:
             continue
-        if isinstance(part.embedder, LayoutEmbedder):
+        if isinstance(part.embedder, LayoutEmbedder | BoxMap):
             part.embedder.require_classes(classes, encoder_path(model, part))
         elif isinstance(part.embedder, ClassEmbedder):
             _check_rows(part.embedder, classes, encoder_path(model, part))
