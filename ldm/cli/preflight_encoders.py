@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ldm.conditioning.boxes import BagOfBoxes, BoxEmbedder
+from ldm.conditioning.boxes import BoxMap
 from ldm.conditioning.conditioner import Part
 from ldm.conditioning.labels import ClassEmbedder, ClassLabels
 from ldm.conditioning.layout import LayoutEmbedder
@@ -41,7 +41,7 @@ def check_classes(model: Any, classes: int | None) -> None:
     for part in getattr(getattr(model, "conditioner", None), "parts", ()):
         if classes is None:
             continue
-        if isinstance(part.embedder, LayoutEmbedder | BoxEmbedder | BagOfBoxes):
+        if isinstance(part.embedder, LayoutEmbedder | BoxMap):
             part.embedder.require_classes(classes, encoder_path(model, part))
         elif isinstance(part.embedder, ClassEmbedder | ClassLabels):
             _check_rows(part.embedder, classes, _rows_path(model, part))
