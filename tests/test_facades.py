@@ -54,6 +54,7 @@ PUBLISHED = {
         "BERTTokenizer": "ldm.conditioning.text",
         "ClassEmbedder": "ldm.conditioning.labels",
         "FrozenCLIPEmbedder": "ldm.conditioning.text",
+        "FrozenT5Embedder": "ldm.conditioning.t5",
         "SpatialRescaler": "ldm.conditioning.spatial",
         "TransformerEmbedder": "ldm.conditioning.text",
     },

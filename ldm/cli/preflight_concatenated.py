@@ -62,7 +62,7 @@ def _check_labels(part: Part, data: Any, value: Tensor, origin: str, path: str) 
     if count > known:
         raise ConfigError(
             f"{path}.params.in_channels: {known}, but {part.key!r} of {origin} has labels 0 to "
-            f"{count - 1}"
+            f"{count - 1}; expected at least {count}"
         )
 
 

@@ -55,7 +55,8 @@ class BoxMap(Embedder):
         """Raise ConfigError unless so many classes of the data have a vector of their own."""
         if self.num_classes < classes:
             raise ConfigError(
-                f"{path}.params.num_classes: {self.num_classes}, but the data has {classes} classes"
+                f"{path}.params.num_classes: {self.num_classes}, but the data has {classes} "
+                f"classes (data.params.train); expected at least {classes}"
             )
 
     def encode(self, value: Sequence[Tensor]) -> Tensor:

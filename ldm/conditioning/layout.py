@@ -176,7 +176,7 @@ class LayoutEmbedder(TransformerEmbedder):
         if self.tokens.num_classes < classes:
             raise ConfigError(
                 f"{path}.params.num_classes: {self.tokens.num_classes}, but the data "
-                f"has {classes} classes"
+                f"has {classes} classes (data.params.train); expected at least {classes}"
             )
 
     def encode(self, value: Sequence[Tensor] | Tensor) -> Tensor:
