@@ -77,13 +77,17 @@ class ImageFiles(Dataset[dict[str, Any]]):
 
     def item(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         """The sample at `index`, or the next one that can be read."""
-        if not 0 <= index < len(self):
-            raise IndexError(f"image {index} of {len(self)}")
-        good, pixels = self._good_from(index)
+        good, pixels = self.good(index)
         facts = self.facts(good, rng)
         may_flip = not mentions_a_side(facts.get("caption", ""))
         image = self.framing(pixels, rng, may_flip=may_flip)
         return {"image": image, "relpath": self.names[good], **facts}
+
+    def good(self, index: int) -> tuple[int, NDArray[Any]]:
+        """Index and pixels of the sample at `index`, or of the next one that can be read."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"image {index} of {len(self)}")
+        return self._good_from(index)
 
     def facts(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         """What is known about a sample beside its pixels: labels, captions."""
