@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldm.config import ConfigError
-from ldm.data.captions import mentions_a_side
+from ldm.data.captions import mentions_a_side, taken
 from ldm.data.coco_format import (
     MIN_AREA,
     Coco,
@@ -81,7 +81,7 @@ class CocoCaptions(ImageFiles):
 
     def facts(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         """The caption."""
-        return {"caption": _one_of(self._captions[self.names[index]], rng, self._is_random)}
+        return {"caption": taken(self._captions[self.names[index]], rng, is_random=self._is_random)}
 
 
 class CocoBoxes(ImageFiles):
@@ -155,7 +155,7 @@ class CocoBoxes(ImageFiles):
         image = self._images[good]
         item: dict[str, Any] = {"relpath": image.name}
         if image.captions:
-            item["caption"] = _one_of(image.captions, rng, self._is_random)
+            item["caption"] = taken(image.captions, rng, is_random=self._is_random)
         window = self.framing.window(image.height, image.width, rng)
         names, boxes = in_window(image, window, self._min_area)
         if len(names) < self._min_objects:
@@ -244,7 +244,3 @@ def _require_files(root: Path, names: Sequence[str], path: Path) -> None:
             f"root: none of the {len(names)} images of {path} is in {root}: it names, e.g., "
             f"{names[0]!r}, there is {found[0]!r}"
         )
-
-
-def _one_of(texts: Sequence[str], rng: np.random.Generator, is_random: bool) -> str:
-    return texts[rng.integers(len(texts))] if is_random else texts[0]
