@@ -25,9 +25,9 @@ from ldm.data.pixels import PixelFormat
 from ldm.data.transforms import Framing
 from ldm.log import log, rank
 
-__all__ = ["ImageFiles"]
+__all__ = ["MIN_SIDE", "ImageFiles"]
 
-_MIN_SIDE = 8  # pixels; narrower images are as good as damaged
+MIN_SIDE = 8  # pixels; narrower images are as good as damaged
 _SURVEY_SECONDS = 5.0  # headers not looked at by then are found when they are used
 _SURVEY_CHUNK = 1024
 _NAMED = 10  # bad files named in one message; the others are counted
@@ -60,10 +60,10 @@ class ImageFiles(Dataset[dict[str, Any]]):
         pixels: PixelFormat | None = None,
         fast_decode: bool = False,
     ) -> None:
-        self.root, self.names, self.framing = root, list(names), framing
+        self.root, self.names, self.framing = root, names, framing
         self.pixels = pixels or PixelFormat()
-        # at least _MIN_SIDE: a picture that a draft made narrow is not a narrow picture
-        self._draft_side = max(framing.height, framing.width, _MIN_SIDE) if fast_decode else None
+        # at least MIN_SIDE: a picture that a draft made narrow is not a narrow picture
+        self._draft_side = max(framing.height, framing.width, MIN_SIDE) if fast_decode else None
         self._bad: dict[int, str] = {}
         self._survey()
         self._good_from(0)
@@ -117,7 +117,7 @@ class ImageFiles(Dataset[dict[str, Any]]):
             candidate = (index + step) % len(self)
             if candidate in self._bad:
                 continue
-            pixels = self._pixels(self.names[candidate])
+            pixels = self._pixels_at(candidate)
             if not isinstance(pixels, str):
                 return candidate, pixels
             self._bad[candidate] = pixels
@@ -132,6 +132,10 @@ class ImageFiles(Dataset[dict[str, Any]]):
         raise ConfigError(
             f"{self.root}: none of its {len(self)} image files can be used: {self._bad_names()}"
         )
+
+    def _pixels_at(self, index: int) -> NDArray[Any] | str:
+        """The pixels of the sample at `index`, or what is wrong with it."""
+        return self._pixels(self.names[index])
 
     def _pixels(self, name: str) -> NDArray[Any] | str:
         """A file's pixels, or what is wrong with it."""
@@ -193,4 +197,4 @@ class ImageFiles(Dataset[dict[str, Any]]):
 
 def _too_narrow(width: int, height: int) -> str | None:
     """Why an image of this size cannot be used, None when it can."""
-    return f"{width} x {height} pixels" if min(width, height) < _MIN_SIDE else None
+    return f"{width} x {height} pixels" if min(width, height) < MIN_SIDE else None
