@@ -124,7 +124,7 @@ def _places(path: Path, directory: Path | None) -> list[Path]:
 def _stored(place: Path, stamp: NDArray[np.int64], path: Path) -> ShardIndex | None:
     """A stored index, None when it is of another tar, damaged, or not there."""
     try:
-        with np.load(place, allow_pickle=False) as stored:
+        with place.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             if not np.array_equal(stored["stamp"], stamp):
                 return None
             names, samples, problems = (stored[key] for key in ("names", "samples", "problems"))
@@ -167,7 +167,7 @@ def _made(path: Path, size: int) -> ShardIndex:
                     names.append(found[0])
                     rows.append(found[1])
     except tarfile.TarError as error:
-        problems.append(f"{path.name}: is no plain tar: {error}")
+        problems.append(f"is no plain tar: {error}")
     listed = np.array(names, dtype=np.bytes_) if names else np.zeros(0, "S1")
     return ShardIndex(path, listed, np.array(rows, dtype=SAMPLE), problems)
 
@@ -187,7 +187,7 @@ def _members(
         if archive.offset + tarfile.BLOCKSIZE > size:
             raise tarfile.ReadError("has no end mark")
     except tarfile.TarError as error:
-        problems.append(f"{path.name}: ends too early, behind {count} members: {error}")
+        problems.append(f"ends too early, behind {count} members: {error}")
 
 
 def _sample(

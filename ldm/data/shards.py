@@ -214,7 +214,7 @@ def _tell(
         log.info("%s: left out of %s", root, _counts(left_out))
     problems = _problems(found)
     if problems:
-        log.warning("%s: some of the tars cannot be used%s", root, problems)
+        log.warning("%s: bad, and left out%s", root, problems)
 
 
 def _problems(found: Sequence[ShardIndex]) -> str:
