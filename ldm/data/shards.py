@@ -20,7 +20,7 @@ from ldm.data.images import MIN_SIDE, ImageFiles
 from ldm.data.listing import Split, in_split
 from ldm.data.shard_index import ShardIndex, index_of, part_of, texts_of
 from ldm.data.transforms import Framing, Interpolation
-from ldm.log import log
+from ldm.log import log, rank
 from ldm.ranges import NonNegative, Weight
 
 __all__ = ["Shards"]
@@ -74,7 +74,8 @@ class Shards(ImageFiles):
             raise ConfigError(f"max_aspect: {max_aspect}; expected 1 or more")
         self._paths = list(_paths([shards] if isinstance(shards, str) else shards))
         found = _indices(self._paths, Path(index_dir).expanduser() if index_dir else None)
-        root = Path(os.path.commonpath([path.parent for path in self._paths]))
+        places = [path.absolute() for path in self._paths]
+        root = Path(os.path.commonpath([place.parent for place in places]))
         samples = np.concatenate([index.samples for index in found])
         if not len(samples):
             raise ConfigError(f"shards: {root}: no image in {len(found)} tars{_problems(found)}")
@@ -88,7 +89,7 @@ class Shards(ImageFiles):
         self._samples = samples[kept]
         self._shards = np.repeat(np.arange(len(found), dtype=np.int32), lengths)[kept]
         self._has_captions, self._is_random = captions, split == "train"
-        tars = [path.relative_to(root).as_posix() for path in self._paths]
+        tars = [place.relative_to(root).as_posix() for place in places]
         names = np.concatenate([index.names for index in found])[kept]
         super().__init__(root, _Names(tars, self._shards, names), framing, fast_decode=fast_decode)
 
@@ -213,7 +214,7 @@ def _tell(
     if any(mask.any() for mask in left_out.values()):
         log.info("%s: left out of %s", root, _counts(left_out))
     problems = _problems(found)
-    if problems:
+    if problems and not rank():
         log.warning("%s: bad, and left out%s", root, problems)
 
 

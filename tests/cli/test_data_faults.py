@@ -107,7 +107,7 @@ FAULTS = {
         SHARDS_SET,
         "tars/00001.tar",
         b"no tar",
-        ["shards: tars: no image in 2 tars", "00001.tar: is no plain tar", "a: has no image, only"],
+        ["/tars: no image in 2 tars", "00001.tar: is no plain tar", "a: has no image, only"],
     ),
 }
 

@@ -87,6 +87,13 @@ def test_shards_are_named_by_directory_file_pattern_or_list(tmp_path):
     assert len(read(second)) == 5
 
 
+def test_paths_may_be_relative_or_not(tmp_path, monkeypatch):
+    shards(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    data = Shards(["00000.tar", f"{tmp_path}/00001.tar"], 16, split="all")
+    assert [data[index]["relpath"][:9] for index in (0, 9)] == ["00000.tar", "00001.tar"]
+
+
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
