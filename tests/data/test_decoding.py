@@ -69,7 +69,7 @@ def test_sixteen_bit_pgm_is_scaled(tmp_path):
 
 @pytest.mark.parametrize("name", ["grey.png", "grey_alpha.png"])
 def test_grey_becomes_three_equal_channels_or_stays_one(photographs, name):
-    colour, grey = read_image(photographs / name), decoded_image, read_image(photographs / name, 1)
+    colour, grey = read_image(photographs / name), read_image(photographs / name, 1)
     assert grey.shape == (48, 72, 1)
     np.testing.assert_array_equal(colour, np.repeat(grey, 3, axis=2))
     expected = np.asarray(Image.fromarray(gradient(48, 72)).convert("L"))
