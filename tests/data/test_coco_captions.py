@@ -70,7 +70,7 @@ def test_the_window_is_drawn(tmp_path):
         ("[1, 2]", "holds a list of 2; expected the lists images, annotations, as COCO does"),
         ('"text"', "holds 'text'; expected the lists"),
         ("{}", "holds an object of nothing; expected"),
-        ('{"images": [], "anotations": []}', "holds an object of images, anotations; expected"),
+        ('{"images": [], "annotation": []}', "holds an object of images, annotation; expected"),
         ('{"images": [], "annotations": 5}', "holds annotations: 5, which is no list; expected"),
         ("{", "is no JSON"),
     ],
