@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldm.config import ConfigError
-from ldm.data.captions import mentions_a_side, taken
+from ldm.data.captions import taken
 from ldm.data.coco_format import (
     MIN_AREA,
     Coco,
@@ -23,7 +23,7 @@ from ldm.data.coco_format import (
 )
 from ldm.data.images import ImageFiles
 from ldm.data.listing import existing_directory, list_files
-from ldm.data.transforms import Framing, Interpolation
+from ldm.data.transforms import Framing, Interpolation, Window
 from ldm.log import log
 from ldm.ranges import NonNegative, Weight
 
@@ -149,28 +149,27 @@ class CocoBoxes(ImageFiles):
         _require_files(directory, names, path)
         super().__init__(directory, names, framing)
 
-    def item(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
-        """The sample at `index`, or the next one that can be read, with the boxes in its window."""
-        good, pixels = self.good(index)
-        image = self._images[good]
-        item: dict[str, Any] = {"relpath": image.name}
-        if image.captions:
-            item["caption"] = taken(image.captions, rng, is_random=self._is_random)
-        window = self.framing.window(image.height, image.width, rng)
-        names, boxes = in_window(image, window, self._min_area)
-        if len(names) < self._min_objects:
-            window = self.framing.window(image.height, image.width)
-            names, boxes = in_window(image, window, self._min_area)
-        flips = self.framing.flips(rng) and not mentions_a_side(item.get("caption", ""))
+    def facts(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
+        """The caption, where there is a file of them."""
+        texts = self._images[index].captions
+        return {"caption": taken(texts, rng, is_random=self._is_random)} if texts else {}
+
+    def window(self, index: int, rows: int, columns: int, rng: np.random.Generator) -> Window:
+        """The window that is drawn, or the central one where that has too few objects."""
+        drawn = self.framing.window(rows, columns, rng)
+        names, _ = in_window(self._images[index], drawn, self._min_area)
+        return drawn if len(names) >= self._min_objects else self.framing.window(rows, columns)
+
+    def facts_within(self, index: int, window: Window, *, flips: bool) -> dict[str, Any]:
+        """The boxes in a window, and their classes."""
+        names, boxes = in_window(self._images[index], window, self._min_area)
         if flips:
             left, top, width, height = boxes.T
             boxes = np.stack([1 - left - width, top, width, height], axis=1)
         labels = [self.class_names.index(name) for name in names]
         return {
-            "image": self.framing.framed(pixels, window, flips=flips),
             "boxes": boxes.astype(np.float32),
             "box_classes": np.array(labels, dtype=np.int64),
-            **item,
         }
 
     def _is_kept(self, image: CocoImage, framing: Framing) -> bool:

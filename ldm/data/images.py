@@ -22,7 +22,7 @@ from ldm.data.captions import mentions_a_side
 from ldm.data.decoding import UNREADABLE, reason
 from ldm.data.listing import class_of
 from ldm.data.pixels import PixelFormat
-from ldm.data.transforms import Framing
+from ldm.data.transforms import Framing, Window
 from ldm.log import log, rank
 
 __all__ = ["MIN_SIDE", "ImageFiles"]
@@ -79,9 +79,11 @@ class ImageFiles(Dataset[dict[str, Any]]):
         """The sample at `index`, or the next one that can be read."""
         good, pixels = self.good(index)
         facts = self.facts(good, rng)
-        may_flip = not mentions_a_side(facts.get("caption", ""))
-        image = self.framing(pixels, rng, may_flip=may_flip)
-        return {"image": image, "relpath": self.names[good], **facts}
+        window = self.window(good, pixels.shape[0], pixels.shape[1], rng)
+        flips = self.framing.flips(rng) and not mentions_a_side(facts.get("caption", ""))
+        image = self.framing.framed(pixels, window, flips=flips)
+        within = self.facts_within(good, window, flips=flips)
+        return {"image": image, "relpath": self.names[good], **facts, **within}
 
     def good(self, index: int) -> tuple[int, NDArray[Any]]:
         """Index and pixels of the sample at `index`, or of the next one that can be read."""
@@ -91,6 +93,14 @@ class ImageFiles(Dataset[dict[str, Any]]):
 
     def facts(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         """What is known about a sample beside its pixels: labels, captions."""
+        return {}
+
+    def window(self, index: int, rows: int, columns: int, rng: np.random.Generator) -> Window:
+        """The window that is cut out of a sample of so many pixels."""
+        return self.framing.window(rows, columns, rng)
+
+    def facts_within(self, index: int, window: Window, *, flips: bool) -> dict[str, Any]:
+        """What is known about the part of a sample that is seen, mirrored or not: boxes."""
         return {}
 
     def class_facts(self, index: int) -> dict[str, Any]:
