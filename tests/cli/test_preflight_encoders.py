@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from ldm.cli.preflight_encoders import check_classes, encoder_path
-from ldm.conditioning.boxes import BoxEmbedder
 from ldm.conditioning.hybrid import HybridConditioner
 from ldm.conditioning.labels import ClassEmbedder
 from ldm.conditioning.layout import LayoutEmbedder
@@ -41,7 +40,6 @@ def told(tau, **options):
         (layouts(5), f"{PLACE}.params.num_classes: 5, but the data has 9 classes"),
         ([labels(5)], f"{PLACE}.0.params.n_classes: 5, but"),
         ([labels(9), layouts(5)], f"{PLACE}.1.params.num_classes: 5, but"),
-        (BoxEmbedder(8, 5, key="layout"), f"{PLACE}.params.num_classes: 5, but"),
         ([layouts(9), layouts(9), labels(5)], f"{PLACE}.2.params.n_classes: 5, but"),
     ],
 )

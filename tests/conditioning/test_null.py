@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ldm.conditioning.boxes import BagOfBoxes, BoxEmbedder
+from ldm.conditioning.boxes import BoxMap
 from ldm.conditioning.conditioner import Conditioner, Part
 from ldm.conditioning.labels import ClassEmbedder, ClassLabels
 from ldm.conditioning.layout import LayoutEmbedder
@@ -32,8 +32,7 @@ MEMBERS = {
     "map of labels": (lambda _: SpatialRescaler(0, in_channels=3, out_channels=2, **RATE), MAPS),
     "image": (lambda _: SpatialRescaler(0, out_channels=2, **RATE), torch.rand(2, 4, 4, 3)),
     "layout": (lambda _: LayoutEmbedder(8, 1, 3, 16, 2, **RATE), BOXES),
-    "boxes": (lambda _: BoxEmbedder(4, 3, 2, **RATE), BOXES),
-    "bag of boxes": (lambda _: BagOfBoxes(4, 3, **RATE), BOXES),
+    "painted boxes": (lambda _: BoxMap(4, 3, 2, **RATE), BOXES),
     "vector": (lambda _: VectorEmbedder(3, 4, **RATE), torch.rand(2, 3)),
     "vector as it is": (lambda _: VectorEmbedder(3, **RATE), torch.rand(2, 3)),
     "captions": (bert, CAPTIONS),
