@@ -18,6 +18,7 @@ from tests.full_size import (
     FIRST,
     PAPER,
     STUDIED,
+    STUDIED_MILLIONS,
     STUDY,
     TAU,
     UNET,
@@ -28,7 +29,7 @@ from tests.full_size import (
 )
 from tests.reference_configs import published_config
 from tests.reference_state_dicts import listing, meta_state
-from tests.shipped_configs import CONFIGS, FULL_SIZE, ROOT, entries, name_of, plain
+from tests.shipped_configs import FULL_SIZE, ROOT, entries, plain
 from tests.test_configs import meta_model
 
 PAGE = ROOT / "docs" / "models.md"
@@ -257,17 +258,29 @@ def step(model, loss):
 # the study on CelebA-HQ, whose files are parts
 
 
-@pytest.mark.parametrize("stage", STUDIED)
-def test_a_part_of_the_study_makes_the_model_of_table_14(stage):
-    millions, rate, batch = STUDIED[stage]
+def studied(stage):
     config = load([path_of("celebahq-vq-f4"), STUDY / f"{stage}.yaml"])
-    config = OmegaConf.to_container(config, resolve=False)
-    model = meta_model(config)
-    assert counts(model)[UNET] == pytest.approx(millions, rel=0.01)
+    return OmegaConf.to_container(config, resolve=False)
+
+
+@cache
+def studied_model(stage):
+    return meta_model(studied(stage))
+
+
+def test_the_models_of_the_study_have_as_many_parameters_as_table_14_counts():
+    millions = [counts(studied_model(stage))[UNET] for stage in STUDIED]
+    assert (min(millions), max(millions)) == pytest.approx(STUDIED_MILLIONS, rel=0.01)
+
+
+@pytest.mark.parametrize("stage", STUDIED)
+def test_a_part_of_the_study_makes_a_model_of_its_first_stage(stage):
+    (rate, batch), config, model = STUDIED[stage], studied(stage), studied_model(stage)
     assert config["model"]["learning_rate"] == pytest.approx(rate)
     assert config["data"]["params"]["batch_size"] == batch
     image = torch.empty(1, 3, 256, 256, device="meta")
     assert model.encode(image).shape[1:] == (model.channels, *model.latent_size)
+    assert model.model.diffusion_model.in_channels == model.channels
     if stage != "identity-f1":
         inner = config["model"]["params"]["first_stage_config"]["params"]
         first = plain(ROOT / f"configs/autoencoder/{stage}.yaml")["model"]["params"]
@@ -275,3 +288,40 @@ def test_a_part_of_the_study_makes_the_model_of_table_14(stage):
             first["embed_dim"] = first["ddconfig"]["z_channels"] = 32
         for key in ("ddconfig", "embed_dim", "n_embed"):
             assert inner[key] == first[key], key
+
+
+# the page
+
+
+def rows():
+    """The rows of the page's tables by the name that each begins with, header by header."""
+    tables: dict[str, dict[str, list[str]]] = {}
+    title = ""
+    for line in PAGE.read_text().splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if line.startswith("| `"):
+            tables[title][cells[0].strip("`")] = cells[1:]
+        elif line.startswith("| ") and not line.startswith("| ---"):
+            title = cells[0] + cells[1]
+            tables[title] = {}
+    return list(tables.values())
+
+
+def test_the_page_lists_every_configuration_and_its_size():
+    sizes, results, parts = rows()
+    assert list(sizes) == list(results) == list(PAPER)
+    assert list(parts) == list(STUDIED)
+    for name, (_, f, unet, tau, millions, memory) in sizes.items():
+        model = model_of(name)
+        part = counts(model)
+        assert int(f) == model.first_stage_model.downsample_factor
+        assert unet == f"{part[UNET]:.1f}"
+        assert tau == (f"{part[TAU]:.1f}" if part[TAU] > 0.01 else "-")
+        assert millions == str(PAPER[name].millions or "-")
+        assert f"memory: {memory} GB of weights" in header(name)
+
+
+def test_the_page_says_what_the_parts_of_the_study_are():
+    for stage, (millions, rate, batch) in rows()[2].items():
+        assert millions == f"{counts(studied_model(stage))[UNET]:.1f}"
+        assert (float(rate), int(batch)) == pytest.approx(STUDIED[stage])
