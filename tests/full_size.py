@@ -144,8 +144,8 @@ def narrowed(config: dict[str, Any]) -> list[str]:
     ]
     for path, key, value in entries(config):
         in_tau = path.startswith("model.params.cond_stage_config.params.")
-        if key == "size" and isinstance(value, int):
-            overrides.append(f"{path}={pixels}")
+        if key == "size" and isinstance(value, int):  # windows are smaller than their source
+            overrides.append(f"{path}={pixels * value // (f * params['image_size'])}")
         elif key == "context_dim" or (in_tau and key in ("n_embed", "embed_dim")):
             overrides.append(f"{path}=32")
     return [*shrunk(config, "images"), *overrides]
