@@ -37,12 +37,7 @@ _AT_MOST = {
     "max_images": 2,
 }
 _LARGEST_IMAGE = 64  # pixels, for a first stage: a second stage's latents have a size of their own
-_INSTEAD = {
-    "ckpt_path": "null",
-    "lpips_weights": "null",
-    "perceptual_weight": "0",
-    "tokenizer": "configs/quickstart/vocab.txt",
-}
+_INSTEAD = {"ckpt_path": "null", "lpips_weights": "null", "perceptual_weight": "0"}
 
 
 class EveryGradient(pl.Callback):
@@ -95,6 +90,8 @@ def shrunk(config: dict[str, Any], root: Path | str) -> list[str]:
             overrides.append(f"{path}={root}")
         elif key == "data_root" and value == "???":
             overrides.append(f"{path}={Path(root).with_name('synsets')}")
+        elif key == "tokenizer" and isinstance(value, str):
+            overrides.append(f"{path}=configs/quickstart/vocab.txt")
         elif key == "annotations" and value == "???":
             overrides.append(f"{path}={Path(root).with_name('instances.json')}")
         elif is_first_stage and key == "size" and isinstance(value, int):
