@@ -8,7 +8,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -43,6 +45,7 @@ Measure = Callable[[Images, Items], dict[str, float]]
 
 _WEIGHTS = "model.params.first_stage_config.params.ckpt_path"
 _SHOWN = 8  # scenes on a sheet
+_WORDS = 24  # letters to a line
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,7 @@ class SceneTask:
     baseline: pictures that are there without any model, made of the items; None where the model's
         own, without its condition, are what to compare with.  without: what these are, in words.
     finish: what becomes of a picture, by its item.  keep: items that are drawn.
+    picture, words: what was asked for, on a sheet, above what was drawn and below.
     sides: of the pictures that are asked for, as factors on those of training.
     of_latents: whether there is a first stage to train before it.
     """
@@ -65,6 +69,8 @@ class SceneTask:
     steps: int = 20
     finish: Callable[[Pixels, Item], Pixels] | None = None
     keep: Callable[[Item], bool] | None = None
+    picture: Callable[[Item], Pixels] | None = None
+    words: Callable[[Item], str] = lambda item: "drawn"
     sides: tuple[int, ...] = (1,)
     of_latents: bool = True
 
@@ -103,22 +109,40 @@ def _hides_half_a_thing(item: Item) -> bool:
     return 0.25 <= float((item["mask"][..., 0] > 0)[thing].mean()) <= 0.75
 
 
+def _frames(item: Item) -> Pixels:
+    height, width = item["image"].shape[:2]
+    return layout_picture(item["layout"], 4 * height, 4 * width)
+
+
+def _class_name(item: Item) -> str:
+    return CLASS_NAMES[item["class_label"]]
+
+
 # name of a configuration -> what its model is judged by
 TASKS: dict[str, SceneTask] = {
     "unconditional": SceneTask(measures.scenes, "noise", _noise),
-    "class": SceneTask(measures.classes, scale=2.0),
-    "text": SceneTask(measures.agreement, scale=1.5),
-    "layout": SceneTask(measures.layouts, scale=2.0),
-    "semantic": SceneTask(measures.colours, "white", _background, sides=(1, 2)),
-    "superres": SceneTask(measures.peak_signal, "bicubic", _bicubic),
+    "class": SceneTask(measures.classes, scale=2.0, words=_class_name),
+    "text": SceneTask(measures.agreement, scale=1.5, words=itemgetter("caption")),
+    "layout": SceneTask(measures.layouts, scale=2.0, picture=_frames),
+    "semantic": SceneTask(
+        measures.colours,
+        "white",
+        _background,
+        picture=lambda item: coloured(item["segmentation"]),
+        sides=(1, 2),
+    ),
+    "superres": SceneTask(
+        measures.peak_signal, "bicubic", _bicubic, picture=itemgetter("LR_image")
+    ),
     "inpaint": SceneTask(
         measures.agreement,
         "mean of known pixels",
         _mean_of_known,
         finish=_with_known,
         keep=_hides_half_a_thing,
+        picture=itemgetter("masked_image"),
     ),
-    "pixels": SceneTask(measures.classes, scale=2.0, of_latents=False),
+    "pixels": SceneTask(measures.classes, scale=2.0, words=_class_name, of_latents=False),
 }
 
 
@@ -168,7 +192,7 @@ def judge(
             "unguided": task.measure(drawer(1.0), items) if task.scale != 1 else None,
         }
         suffix = "" if factor == 1 else f"-{factor}"
-        Image.fromarray(_sheet(images, items)).save(out / f"sheet{suffix}.png")
+        Image.fromarray(_sheet(task, images, items)).save(out / f"sheet{suffix}.png")
     said = {"run": str(run), "minutes": minutes, "n": args.n, "sides": found}
     (out / "report.json").write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
     return said
@@ -214,27 +238,12 @@ def _drawn(
     return [task.finish(image, item) for image, item in zip(images, items, strict=True)]
 
 
-def _sheet(images: Images, items: Items) -> Pixels:
+def _sheet(task: SceneTask, images: Images, items: Items) -> Pixels:
     """Per column a scene: what was asked for, what was drawn, the scene it was taken from."""
-    rows: list[list[tuple[Pixels, str]]] = [[], [], []]
-    for image, item in list(zip(images, items, strict=True))[:_SHOWN]:
-        asked, words = _asked(item)
-        rows[0].append((asked, words))
-        rows[1].append((image, "drawn"))
-        rows[2].append((item["image"], "the scene itself"))
-    return captioned_sheet(rows)
-
-
-def _asked(item: Item) -> tuple[Pixels, str]:
-    """A picture of what an item asks for, and what it is in words."""
-    height, width = item["image"].shape[:2]
-    if "layout" in item:
-        return layout_picture(item["layout"], 4 * height, 4 * width), "boxes and classes"
-    if "masked_image" in item:
-        return item["masked_image"], "hidden: black"
-    if "LR_image" in item:
-        return item["LR_image"], "at low resolution"
-    return coloured(item["segmentation"]), CLASS_NAMES[item["class_label"]]
+    shown = list(zip(images, items, strict=True))[:_SHOWN]
+    asked = [] if task.picture is None else [[(task.picture(item), "asked") for _, item in shown]]
+    drawn = [(image, "\n".join(wrap(task.words(item), _WORDS))) for image, item in shown]
+    return captioned_sheet([*asked, drawn, [(item["image"], "real") for _, item in shown]])
 
 
 def task_table(reports: Mapping[str, Mapping[str, Any]]) -> str:
@@ -247,6 +256,8 @@ def task_table(reports: Mapping[str, Mapping[str, Any]]) -> str:
                 title = name if factor == "1" else f"{name}, {factor} times the side"
                 cells = [_shown(figure, each[key]) for key in ("drawn", "unguided", "real")]
                 other = _shown(figure, each["other"])
+                if figure == "PSNR":  # of an image and itself, or another one
+                    cells[2] = other = ""
                 without = f"{_shown(figure, each['without'])} ({TASKS[name].without})"
                 rows.append([title, figure, *cells, other, without])
     return markdown_table(head, rows)
