@@ -258,8 +258,8 @@ def step(model, loss):
 # the study on CelebA-HQ, whose files are parts
 
 
-def studied(stage):
-    config = load([path_of("celebahq-vq-f4"), STUDY / f"{stage}.yaml"])
+def studied(stage, overrides=()):
+    config = load([path_of("celebahq-vq-f4"), STUDY / f"{stage}.yaml"], overrides)
     return OmegaConf.to_container(config, resolve=False)
 
 
@@ -274,8 +274,9 @@ def test_the_models_of_the_study_have_as_many_parameters_as_table_14_counts():
 
 
 @pytest.mark.parametrize("stage", STUDIED)
-def test_a_part_of_the_study_makes_a_model_of_its_first_stage(stage):
+def test_a_part_of_the_study_makes_a_model_of_its_first_stage(stage, data):
     (rate, batch), config, model = STUDIED[stage], studied(stage), studied_model(stage)
+    check(OmegaConf.create(studied(stage, on_miniature(config, data))))
     assert config["model"]["learning_rate"] == pytest.approx(rate)
     assert config["data"]["params"]["batch_size"] == batch
     image = torch.empty(1, 3, 256, 256, device="meta")
