@@ -133,19 +133,17 @@ def on_miniature(config: dict[str, Any], directory) -> list[str]:
 def narrowed(config: dict[str, Any]) -> list[str]:
     """Overrides that leave a model its levels and connections and take away width and pixels."""
     params = config["model"]["params"]
-    unet, first_stage = params["unet_config"]["params"], params["first_stage_config"]["params"]
-    levels = len(first_stage.get("ddconfig", {}).get("ch_mult", [1]))
-    f = 2 ** (levels - 1)
-    # at least two cells on the coarsest level, so that its convolutions have neighbours
-    pixels = max(32, f * 2 ** len(unet["channel_mult"]))
+    unet = params["unet_config"]["params"]
+    # a cell on the coarsest level, and numbers enough for their mean to say something
+    cells = max(2 ** (len(unet["channel_mult"]) - 1), 8 if params["channels"] < 8 else 4)
     overrides = [
-        f"model.params.image_size={pixels // f}",
-        f"model.params.unet_config.params.image_size={pixels // f}",
+        f"model.params.image_size={cells}",
+        f"model.params.unet_config.params.image_size={cells}",
     ]
     for path, key, value in entries(config):
         in_tau = path.startswith("model.params.cond_stage_config.params.")
         if key == "size" and isinstance(value, int):  # windows are smaller than their source
-            overrides.append(f"{path}={pixels * value // (f * params['image_size'])}")
+            overrides.append(f"{path}={cells * value // params['image_size']}")
         elif key == "context_dim" or (in_tau and key in ("n_embed", "embed_dim")):
             overrides.append(f"{path}=32")
     return [*shrunk(config, "images"), *overrides]
