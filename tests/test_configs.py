@@ -5,7 +5,7 @@ import torch
 from omegaconf import OmegaConf
 
 from ldm.cli.train import main
-from ldm.config import check, instantiate_model, load, locate, to_plain
+from ldm.config import check, instantiate_model, load, locate, model_block
 from ldm.io.compvis import from_published
 from tests.data.photographs import mixed_directory, synset_directories
 from tests.reference_state_dicts import meta_state
@@ -43,11 +43,9 @@ TRAINED = [path for path in BUILT if "data" in plain(path)]
 def meta_model(config):
     """The model of a configuration, without the files that it would start from."""
     overrides = [
-        f"{path}=null"
-        for path, key, _ in entries(config)
-        if key in ("ckpt_path", "lpips_weights", "root", "data_root")
+        f"{path}=null" for path, key, _ in entries(config) if key in ("ckpt_path", "lpips_weights")
     ]
-    block = to_plain(OmegaConf.merge(config, OmegaConf.from_dotlist(overrides)))["model"]
+    block = model_block(OmegaConf.merge(config, OmegaConf.from_dotlist(overrides)))
     with torch.device("meta"):
         return instantiate_model(block)
 
