@@ -7,9 +7,11 @@ and every epoch.
 
 from __future__ import annotations
 
+import copy
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +46,17 @@ class ImageFiles(Dataset[dict[str, Any]]):
     [-1, 1] as float32, `relpath`, and what a subclass adds in `facts`. Every random choice is drawn
     from `rng`.
 
+    `beside`, when another data set assigns it, reads what lies beside an image from the image's
+    name and size (H, W): an array (H, W, C) that is framed as the image is, by the nearest pixel,
+    and becomes `beside` of the item.
+
     `class_names` are those of a subclass whose classes are directories, in the order of the labels.
 
     Raises ConfigError when no file can be used.
     """
 
     class_names: Sequence[str] = ()
+    beside: Callable[[str, tuple[int, int]], NDArray[Any]] | None = None
 
     def __init__(
         self,
@@ -61,7 +68,7 @@ class ImageFiles(Dataset[dict[str, Any]]):
         fast_decode: bool = False,
     ) -> None:
         self.root, self.names, self.framing = root, list(names), framing
-        self.pixels = pixels or PixelFormat()
+        self.pixels, self.fast_decode = pixels or PixelFormat(), fast_decode
         # at least _MIN_SIDE: a picture that a draft made narrow is not a narrow picture
         self._draft_side = max(framing.height, framing.width, _MIN_SIDE) if fast_decode else None
         self._bad: dict[int, str] = {}
@@ -82,8 +89,12 @@ class ImageFiles(Dataset[dict[str, Any]]):
         good, pixels = self._good_from(index)
         facts = self.facts(good, rng)
         may_flip = not mentions_a_side(facts.get("caption", ""))
-        image = self.framing(pixels, rng, may_flip=may_flip)
-        return {"image": image, "relpath": self.names[good], **facts}
+        item = {"image": None, "relpath": self.names[good], **facts}
+        if self.beside is not None:
+            other = self.beside(self.names[good], pixels.shape[:2])
+            nearest = replace(self.framing, interpolation="nearest")
+            item["beside"] = nearest(other, copy.deepcopy(rng), may_flip=may_flip)
+        return {**item, "image": self.framing(pixels, rng, may_flip=may_flip)}
 
     def facts(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         """What is known about a sample beside its pixels: labels, captions."""
