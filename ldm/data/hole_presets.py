@@ -3,8 +3,9 @@
 Suvorov et al. 2022 (LaMa, arXiv:2109.07161) hide either strokes of a brush, lines of several
 segments that turn at random, or boxes. How long, wide and many they are follows the settings of
 its training and test masks, here as shares of the picture's side, so that pictures of any size are
-hidden alike (of few pixels, thin lines hide more: none is below a pixel wide). Chosen here: these shares, that a piece is left out which would hide more than
-`MOST` of a picture, and `half` and `outpaint`.
+hidden alike (of few pixels, thin lines hide more: none is below a pixel wide). Chosen here: these
+shares, that a piece is left out which would hide more than `MOST` of a picture, and `half` and
+`outpaint`.
 
 What share of a picture each hides, in 2000 draws of 256 x 256 pixels:
 
@@ -19,6 +20,7 @@ What share of a picture each hides, in 2000 draws of 256 x 256 pixels:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -26,7 +28,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from ldm.data.holes import Holes, Point, line
+from ldm.data.holes import Holes, Point, lines
 
 __all__ = [
     "MOST",
@@ -42,6 +44,7 @@ __all__ = [
 
 Preset = Literal["thin", "medium", "thick", "half", "outpaint"]
 _Range: TypeAlias = tuple[float, float]
+_Segment: TypeAlias = tuple[tuple[Point, Point], float]  # its ends, and half its width, in pixels
 
 MOST = 0.75  # share of a picture that strokes or boxes hide at most
 
@@ -95,11 +98,14 @@ def brushed(height: int, width: int, rng: np.random.Generator, brush: Brush) -> 
     or more.
     """
     most = MOST * height * width
-    hidden = np.zeros((height, width), bool)
     if brush.boxes is not None and rng.random() < brush.boxes_p:
         pieces = _boxes(height, width, rng, brush.boxes)
     else:
-        pieces = _strokes(height, width, rng, brush.strokes)
+        segments = list(_segments(height, width, rng, brush.strokes))
+        if sum(map(_area, segments)) <= most:
+            return lines(height, width, segments)
+        pieces = (lines(height, width, [segment]) for segment in segments)
+    hidden = np.zeros((height, width), bool)
     for piece in pieces:
         more = hidden | piece
         if np.count_nonzero(more) <= most:
@@ -132,9 +138,9 @@ def outpaint(height: int, width: int, rng: np.random.Generator) -> Holes:
     return hidden
 
 
-def _strokes(
+def _segments(
     height: int, width: int, rng: np.random.Generator, strokes: Strokes
-) -> Iterator[Holes]:
+) -> Iterator[_Segment]:
     """Each segment of every stroke."""
     short = min(height, width)
     for _ in range(_count(strokes.count, rng)):
@@ -147,9 +153,15 @@ def _strokes(
                 float(np.clip(start[0] + length * np.cos(turn), 0, width - 1)),
                 float(np.clip(start[1] + length * np.sin(turn), 0, height - 1)),
             )
-            radius = max(0.5, rng.uniform(*strokes.width) * short / 2)
-            yield line(height, width, [start, end], radius)
+            yield (start, end), max(0.5, rng.uniform(*strokes.width) * short / 2)
             start = end
+
+
+def _area(segment: _Segment) -> float:
+    """As many pixels as a segment hides, or more."""
+    (start, end), radius = segment
+    thickness = 2 * radius + 2
+    return (math.dist(start, end) + thickness) * thickness
 
 
 def _boxes(height: int, width: int, rng: np.random.Generator, boxes: Boxes) -> Iterator[Holes]:

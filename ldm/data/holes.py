@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-__all__ = ["Holes", "Point", "Shape", "box", "drawn", "hole", "line", "stroke"]
+__all__ = ["Holes", "Point", "Shape", "box", "drawn", "hole", "lines", "stroke"]
 
 Holes: TypeAlias = NDArray[np.bool_]  # (H, W), true where a pixel is hidden
 Point: TypeAlias = tuple[float, float]  # x, y in pixels
@@ -51,16 +51,17 @@ def stroke(height: int, width: int, rng: np.random.Generator, scale: float = 1.0
                 float(np.clip(y + length * np.sin(turn), 0, height)),
             )
         )
-    return line(height, width, points, radius)
+    return lines(height, width, [(points, radius)])
 
 
-def line(height: int, width: int, points: Sequence[Point], radius: float) -> Holes:
-    """A line through points, 2 `radius` pixels wide, with round ends and joints."""
+def lines(height: int, width: int, drawing: Iterable[tuple[Sequence[Point], float]]) -> Holes:
+    """Lines, each through its points and twice its radius (in pixels) wide, with round joints."""
     page = Image.new("L", (width, height))
     pen = ImageDraw.Draw(page)
-    pen.line(points, fill=1, width=max(1, round(2 * radius)))
-    for x, y in points:
-        pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=1)
+    for points, radius in drawing:
+        pen.line(points, fill=1, width=max(1, round(2 * radius)))
+        for x, y in points:
+            pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=1)
     return np.asarray(page) > 0
 
 
