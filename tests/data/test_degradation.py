@@ -10,6 +10,7 @@ from ldm.config import ConfigError
 from ldm.data.degradation import (
     FULL,
     LIGHT,
+    Ranges,
     anisotropic,
     blurred,
     compressed,
@@ -170,6 +171,20 @@ def test_what_is_shown_stays_in_its_place(factor):
     # half a pixel would be 2 / 128 = 0.016
     np.testing.assert_allclose(line + line[::-1], 1, atol=0.006)
     assert np.all(np.diff(line) > 0.5 * factor / 64 * 0.5)
+
+
+def test_noise_comes_before_or_after_the_image_is_made_smaller():
+    # of a constant image noise alone is seen: as strong as it says when it comes afterwards, and
+    # weakened by every filter when it comes before
+    image = np.full((64, 64, 1), 0.5, np.float32)
+    ranges = Ranges(blur=0.01, noise=(20, 20), quality=(95, 95))
+    deviations = np.array(
+        [255 * degraded(image, 2, generator(seed), ranges).std() for seed in range(100)]
+    )
+    as_strong = np.abs(deviations - 20) < 2
+    # half of the draws, and 4 standard errors; before, `nearest` may keep it as strong too
+    assert 30 < as_strong.sum() < 80
+    assert (deviations < 15).sum() > 15
 
 
 def test_light_changes_an_image_less():

@@ -186,7 +186,7 @@ def test_what_is_no_data_set_is_refused_as_a_source(source):
     ("options", "message"),
     [
         ({"kinds": ["box", "strok"]}, "kinds: 'strok'; expected box, stroke, thin.*'stroke'"),
-        ({"kinds": "thik"}, "kinds: 'thik'; expected box, .*did you mean 'thi"),
+        ({"kinds": "tick"}, "kinds: 'tick'; expected box, .*did you mean 'thi"),
         ({"kinds": []}, "kinds: none; expected one or more of box, stroke, thin, medium, thick"),
         ({"kinds": {"thick": 0}}, "kinds: none; expected one or more of"),
         ({"kinds": {"thick": 1, "half": -1}}, "kinds: half: -1; expected a weight, 0 or more"),
