@@ -8,7 +8,8 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from ldm.diffusion.schedule import PublishedSchedule
-from ldm.guidance.clip import MEAN, STD, CLIPDissimilarity, to_clip_pixels
+from ldm.guidance.clip import CLIPDissimilarity
+from ldm.nets.clip import MEAN, STD, to_clip_pixels
 from ldm.guidance.gradient import ImageGuided
 from tests.gaussian import GaussianDenoiser
 
