@@ -248,9 +248,7 @@ def _config_of(name: str) -> Any:
     from transformers import CLIPConfig
 
     if name == _LARGE:
-        return CLIPConfig(
-            text_config=_LARGE_TEXT, vision_config=_LARGE_VISION, projection_dim=768
-        )
+        return CLIPConfig(text_config=_LARGE_TEXT, vision_config=_LARGE_VISION, projection_dim=768)
     needs = [["config.json"]] if Path(name).is_dir() else []
     return _from_hub(CLIPConfig, name, "CLIP's configuration", *needs)
 

@@ -31,7 +31,7 @@ from ldm.hashing import hash64
 from ldm.ranges import Positive
 from ldm.spelling import require_known
 
-__all__ = ["Index", "Neighbours", "Table", "key_of", "name_key", "nearest_rows"]
+__all__ = ["Index", "Neighbours", "Table", "key_of", "name_key", "names_of", "nearest_rows"]
 
 Choice = Literal["nearest", "random"]
 
@@ -228,7 +228,7 @@ class Neighbours(Wrapped):
 
     def _require_of_source(self) -> None:
         """Raise ConfigError unless the items of the source are those that were indexed."""
-        names = _names_of(self.source)
+        names = names_of(self.source)
         if names is not None:
             asked = [names[i] for i in _spread(len(names), _PROBED)]
             rows = self.table.rows_of(np.array([name_key(name) for name in asked]))
@@ -246,7 +246,7 @@ class Neighbours(Wrapped):
                 raise self._of_another(f"item {i}")
 
 
-def _names_of(data: Any) -> list[str] | None:
+def names_of(data: Any) -> list[str] | None:
     """The names of a data set of files, or of one that it is around; None where there are none."""
     while data is not None:
         if isinstance(names := getattr(data, "names", None), list):
