@@ -43,7 +43,7 @@ def meta_model(config):
     overrides = [
         f"{path}=null"
         for path, key, _ in entries(config)
-        if key in ("ckpt_path", "lpips_weights", "root", "data_root")
+        if key in ("ckpt_path", "lpips_weights", "root", "data_root", "index")
     ]
     block = to_plain(OmegaConf.merge(config, OmegaConf.from_dotlist(overrides)))["model"]
     with torch.device("meta"):

@@ -166,7 +166,7 @@ def test_what_the_index_does_not_have_is_refused(indexed, params, message):
 def test_the_index_of_another_data_set_is_refused(indexed, params, named):
     source = {**SOURCE, "params": {**SOURCE["params"], **params}}
     with pytest.raises(ConfigError, match=f"is of another data set: {named} is not in it"):
-        Neighbours(source, indexed[0])
+        Neighbours(source, indexed[0], k=1)
 
 
 def test_a_beginning_of_the_data_set_may_use_its_index(indexed):
