@@ -99,7 +99,7 @@ def test_weights_of_something_else_are_refused(clip, encoder, tmp_path):
     weights = load_file(path)
     del weights["visual_projection.weight"]
     save_file(weights, path, {"format": "pt"})
-    with pytest.raises(ConfigError, match="weights lack visual_projection.weight"):
+    with pytest.raises(ConfigError, match=r"weights lack visual_projection\.weight"):
         encoder(str(tmp_path / "clip")).prepare()
 
 
