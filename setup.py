@@ -35,11 +35,15 @@ EXTRAS = {
         "codespell>=2.3",
         "pre-commit>=4",
         "diffusers>=0.35",
+        "lmdb>=1.4",
+        "pyarrow>=18",
     ],
     # published metrics
     "eval": ["torch-fidelity>=0.4", "scipy>=1.14"],
     # the plots of the quickstart
     "demo": ["matplotlib>=3.9"],
+    # data sets as their owners publish them: LSUN's databases, tables of captions
+    "prepare": ["lmdb>=1.4", "pyarrow>=18"],
 }
 
 setup(

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import os
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -23,21 +21,17 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ldm.cli.arguments import parse_devices
 from ldm.cli.exits import exit_code
 from ldm.cli.rundir import checkpoint_of
 from ldm.cli.sampling.draw import draw_task
 from ldm.cli.sampling.text import TextToImage
+from ldm.cli.stages import add_training, is_on_cpu, train_stage
 from ldm.config import ConfigError, load, to_plain
 from ldm.data.shapes import ShapesDataset
 from ldm.data.shapes_verifier import Report, score
 from ldm.evaluation.curves import plot_curves, read_metrics
 
 CONFIGS = Path("configs/quickstart")
-PROCESSES = 2  # on the CPU
-BATCH = "data.params.batch_size"
-STEPS = "lightning.trainer.max_steps"
-DECAY = "model.params.scheduler_config.params.max_decay_steps"
 EXAMPLE = "a large green triangle in the centre on navy"
 
 
@@ -49,9 +43,11 @@ def quickstart(argv: Sequence[str]) -> None:
     # still as soon as something else runs on one of the cores
     torch.set_num_threads(1)
     out, start = Path(args.logdir), time.monotonic()
-    first = _train("autoencoder", args)
+    first = train_stage(CONFIGS / "autoencoder.yaml", args)
     weights = checkpoint_of(str(first))
-    second = _train("ldm", args, f"model.params.first_stage_config.params.ckpt_path={weights}")
+    second = train_stage(
+        CONFIGS / "ldm.yaml", args, f"model.params.first_stage_config.params.ckpt_path={weights}"
+    )
     print(_summary(_draw_and_score(second, out / "samples", args)))
     _plot(first, second, out / "losses.png")
     print(f"pictures: {out / 'samples' / 'grid.png'}, {out / 'losses.png'}")
@@ -63,15 +59,11 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    add = parser.add_argument
-    add("--logdir", default="logs/quickstart", help="where everything goes")
-    add("--longer", type=float, default=1.0, help="factor on the optimizer steps of both stages")
-    add("--gpus", default="cpu", help="as for main.py")
-    add("--seed", type=int, default=23, help="seed of training and of the first picture")
-    add("--captions", type=int, default=256, help="held-out captions to draw and score")
+    add_training(parser, "logs/quickstart")
+    parser.add_argument(
+        "--captions", type=int, default=256, help="held-out captions to draw and score"
+    )
     args = parser.parse_args(argv)
-    if args.longer <= 0:
-        raise ConfigError(f"--longer {args.longer}: expected more than 0")
     if args.captions < 1:
         raise ConfigError(f"--captions {args.captions}: expected 1 or more")
     return args
@@ -85,47 +77,9 @@ def _require_all_there() -> None:
         raise ConfigError("matplotlib, which plots the losses, is missing: pip install '.[demo]'")
 
 
-def _train(name: str, args: argparse.Namespace, *overrides: str) -> Path:
-    """Train a stage by the command line; returns its run directory.
-
-    Ends the script, as the command line ended, when that failed: it has said why.
-    """
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    before = set(Path(args.logdir).glob("*"))
-    command = [sys.executable, "main.py", *_stage(name, args), *overrides]
-    with subprocess.Popen(command, env=environment) as training:
-        try:
-            code = training.wait()
-        except KeyboardInterrupt:
-            code = training.wait()  # Ctrl-C has reached it, too: it saves and ends
-    if code:
-        raise SystemExit(code)
-    (run,) = set(Path(args.logdir).glob(f"*_{name}")) - before
-    return run
-
-
-def _stage(name: str, args: argparse.Namespace) -> list[str]:
-    """The command line of a stage's training."""
-    path = CONFIGS / f"{name}.yaml"
-    config = to_plain(load([path]))
-    steps = round(config["lightning"]["trainer"]["max_steps"] * args.longer)
-    if _is_on_cpu(args):
-        processes = min(PROCESSES, os.cpu_count() or 1)
-        share = config["data"]["params"]["batch_size"] // processes
-        where = ["--accelerator", "cpu", "--devices", str(processes), f"{BATCH}={share}"]
-    else:
-        where = ["--gpus", args.gpus]
-    flags = ["-t", "--base", str(path), "--logdir", args.logdir, "--seed", str(args.seed)]
-    return [*flags, *where, f"{STEPS}={steps}", f"{DECAY}={steps}"]
-
-
-def _is_on_cpu(args: argparse.Namespace) -> bool:
-    return parse_devices(args.gpus).accelerator == "cpu"
-
-
 def _drawing(run: Path, out: Path, args: argparse.Namespace) -> list[str]:
     """The command line of drawing."""
-    device = "cpu" if _is_on_cpu(args) else "auto"
+    device = "cpu" if is_on_cpu(args) else "auto"
     options = ["--steps", "20", "--scale", "1.5", "--batch-size", "64", "--precision", "bf16"]
     return [str(run), "--out", str(out), *options, "--device", device]
 

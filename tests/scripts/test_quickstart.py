@@ -82,7 +82,7 @@ def test_the_score_is_shown_whatever_becomes_of_the_plot(module, tmp_path, monke
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "last.ckpt").touch()
     report = Report(accuracy=0.5, attributes={"shape": 0.75}, count=4)
-    monkeypatch.setattr(module, "_train", lambda *_: tmp_path)
+    monkeypatch.setattr(module, "train_stage", lambda *_: tmp_path)
     monkeypatch.setattr(module, "_draw_and_score", lambda *_: report)
     monkeypatch.setattr(module, "_plot", no_plot)
     with pytest.raises(RuntimeError, match="no plot"):

@@ -1,0 +1,133 @@
+"""The files in a zip, a tar or a directory, one after the other."""
+
+from __future__ import annotations
+
+import lzma
+import os
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+from ldm.config import ConfigError, nearest_path
+from ldm.preparation.record import Record
+
+__all__ = ["existing_source", "is_hidden", "is_listed", "members"]
+
+_ZIP_ENDINGS = (".zip",)
+_TAR_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+# of damaged archives; RuntimeError of encrypted ones and unknown compressions
+_UNREADABLE = (
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    OSError,
+    RuntimeError,
+)
+
+
+def existing_source(path: str | Path, expected: str) -> Path:
+    """A file or directory that exists; otherwise ConfigError says what is expected there."""
+    found = Path(path).expanduser()
+    if found.exists():
+        return found
+    near = nearest_path(found.absolute())
+    hint = f"; did you mean {near}?" if near else ""
+    raise ConfigError(f"SOURCE: there is no {found}{hint}; expected {expected}")
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or a directory above it is of the kind that systems leave behind."""
+    return any(part.startswith((".", "__MACOSX")) for part in name.split("/"))
+
+
+def is_listed(source: Path) -> bool:
+    """Whether the names in a source are known without reading through all of it: no tar's are."""
+    return source.is_dir() or not source.name.lower().endswith(_TAR_ENDINGS)
+
+
+def members(source: Path) -> Iterator[Record]:
+    """The files of a zip, a tar (also compressed) or a directory, under the names they have there.
+
+    In the archive's order, those of a directory sorted. Directories, links and hidden files are
+    left out. Raises ConfigError for a file of another kind and for a damaged one.
+    """
+    name = source.name.lower()
+    if source.is_dir():
+        yield from _of_directory(source)
+    elif name.endswith(_ZIP_ENDINGS):
+        yield from _of_zip(source)
+    elif name.endswith(_TAR_ENDINGS):
+        yield from _of_tar(source)
+    else:
+        endings = " ".join((*_ZIP_ENDINGS, *_TAR_ENDINGS))
+        raise ConfigError(f"SOURCE: {source}; expected a directory, or an archive: {endings}")
+
+
+def _of_directory(root: Path) -> Iterator[Record]:
+    for directory, subdirectories, files in os.walk(root):
+        subdirectories.sort()
+        for file in sorted(files):
+            path = Path(directory, file)
+            name = path.relative_to(root).as_posix()
+            if not is_hidden(name) and path.is_file():
+                yield Record(name, partial(_content_of_file, path), path.stat().st_size)
+
+
+def _of_zip(source: Path) -> Iterator[Record]:
+    with _readable(source), zipfile.ZipFile(source) as archive:
+        for info in archive.infolist():
+            name = info.filename.removeprefix("./")
+            if not info.is_dir() and not is_hidden(_inside(name)):
+                yield Record(name, partial(_content_in_zip, archive, info), info.file_size)
+
+
+def _of_tar(source: Path) -> Iterator[Record]:
+    with _readable(source), tarfile.open(source) as archive:
+        while (info := archive.next()) is not None:
+            # the archive keeps what it has seen: of millions of files, gigabytes
+            archive.members = []  # type: ignore[attr-defined]
+            name = info.name.removeprefix("./")
+            if info.isreg() and not is_hidden(_inside(name)):
+                yield Record(name, partial(_content_in_tar, archive, info), info.size)
+
+
+def _inside(name: str) -> str:
+    """A name without the parts that would lead out, which are not hidden but refused."""
+    return "/".join(part for part in name.split("/") if part != "..")
+
+
+def _content_of_file(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _content_in_zip(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    with _readable(Path(archive.filename or ""), info.filename):
+        return archive.read(info)
+
+
+def _content_in_tar(archive: tarfile.TarFile, info: tarfile.TarInfo) -> bytes:
+    with _readable(Path(str(archive.name)), info.name):
+        file = archive.extractfile(info)
+        content = b"" if file is None else file.read()
+        if len(content) != info.size:
+            raise tarfile.ReadError("it ends early")
+        return content
+
+
+@contextmanager
+def _readable(source: Path, name: str | None = None) -> Iterator[None]:
+    """What an archive raises when it is damaged, as one ConfigError that names it."""
+    try:
+        yield
+    except _UNREADABLE as error:
+        where = f"{source}: {name}" if name else str(source)
+        raise ConfigError(f"{where}: cannot be read from the archive: {error}") from error
