@@ -4,7 +4,8 @@ python scripts/train_clip.py --out logs/clip
 python scripts/build_index.py configs/tasks/retrieval.yaml --clip logs/clip --out logs/neighbours
 
 Images and captions are embedded so that those that belong together are near each other
-(arXiv:2103.00020, section 2). The directory has the format of transformers, with a tokenizer of the
+(arXiv:2103.00020, section 2). As captions of photographs do, these leave things unsaid: most do not
+tell the size, or the place, so that shape, colour and background weigh more. The directory has the format of transformers, with a tokenizer of the
 scenes' own words, and is loaded like any other CLIP.
 """
 
@@ -16,6 +17,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -30,7 +32,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 from ldm.cli.exits import exit_code
 from ldm.cli.running import check_least, device_of, output_directory
 from ldm.config import ConfigError
-from ldm.data.scenes import vocabulary
+from ldm.data.scenes import caption, parse, vocabulary
 from ldm.data.shapes import ShapesDataset
 from ldm.nets.clip import to_clip_pixels
 from ldm.tensor import to_image_tensor
@@ -76,10 +78,13 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--size", type=int, default=32, help="side of the pictures in pixels")
     add("--patch", type=int, default=4, help="side of a patch in pixels")
     add("--width", type=int, default=64, help="of both networks and of the embeddings")
+    add("--unsaid", type=float, default=0.75, help="share of captions without size, without place")
     add("--seed", type=int, default=0)
     add("--device", default="auto", help="cpu, cuda, cuda:1, ...")
     args = parser.parse_args(argv)
     check_least(args, steps=1, batch_size=2, images=2, size=16, patch=1, width=HEAD, seed=0)
+    if not 0 <= args.unsaid <= 1:
+        raise ConfigError(f"--unsaid {args.unsaid}: expected a share, 0 to 1")
     if args.width % HEAD:
         raise ConfigError(f"--width {args.width}: expected a multiple of {HEAD}")
     if args.size % args.patch:
@@ -145,7 +150,7 @@ def _train(model: Any, tokenizer: Any, data: ShapesDataset, args: argparse.Names
     model.train()
     with tqdm(range(args.steps), unit="step") as bar:
         for _ in bar:
-            loss = pair_loss(model, tokenizer, *_pairs(data, rng, args.batch_size))
+            loss = pair_loss(model, tokenizer, *_pairs(data, rng, args))
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -163,11 +168,22 @@ def _rate(step: int, steps: int) -> float:
     return float(0.5 + 0.5 * np.cos(np.pi * step / steps))
 
 
-def _pairs(data: ShapesDataset, rng: np.random.Generator, count: int) -> tuple[Tensor, list[str]]:
+def _pairs(
+    data: ShapesDataset, rng: np.random.Generator, args: argparse.Namespace
+) -> tuple[Tensor, list[str]]:
     """Images (B, 3, H, W) in [-1, 1] and their captions, drawn at random."""
-    items = [data[index] for index in rng.integers(len(data), size=count)]
+    items = [data[index] for index in rng.integers(len(data), size=args.batch_size)]
     images = torch.from_numpy(np.stack([item["image"] for item in items]))
-    return to_image_tensor(images), [item["caption"] for item in items]
+    captions = [shortened(item["caption"], *(rng.random(2) < args.unsaid)) for item in items]
+    return to_image_tensor(images), captions
+
+
+def shortened(text: str, without_size: bool, without_place: bool) -> str:
+    """The caption of a scene of one thing without its size, or its place, or both."""
+    scene = parse(text)
+    (thing,) = scene.things
+    size, place = None if without_size else thing.size, None if without_place else scene.place
+    return caption(replace(scene, things=(replace(thing, size=size),), place=place))
 
 
 def embeddings(

@@ -50,6 +50,13 @@ def test_a_caption_that_a_batch_has_twice_is_not_told_apart_from_itself(module, 
     assert third.item() == pytest.approx((2 * math.log(2) + math.log(3)) / 3)
 
 
+def test_captions_leave_size_and_place_unsaid(module):
+    text = "a small red circle at the top on white"
+    assert module.shortened(text, False, False) == text
+    assert module.shortened(text, True, False) == "a red circle at the top on white"
+    assert module.shortened(text, True, True) == "a red circle on white"
+
+
 @pytest.mark.slow
 def test_what_is_trained_is_loaded_like_any_other(tmp_path, capsys):
     small = ["--size", "16", "--patch", "8", "--width", "16", "--batch-size", "4"]
