@@ -5,8 +5,8 @@ python scripts/build_index.py configs/tasks/retrieval.yaml --clip logs/clip --ou
 
 Images and captions are embedded so that those that belong together are near each other
 (arXiv:2103.00020, section 2). As captions of photographs do, these leave things unsaid: most do not
-tell the size, or the place, so that shape, colour and background weigh more. The directory has the format of transformers, with a tokenizer of the
-scenes' own words, and is loaded like any other CLIP.
+tell the size, or the place, so that shape, colour and background weigh more. The directory has the
+format of transformers, with a tokenizer of the scenes' own words, and is loaded like any other.
 """
 
 from __future__ import annotations
