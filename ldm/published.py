@@ -35,7 +35,7 @@ RENAMED = {
 
 _BOXES = (
     "use ldm.data.layouts.Layouts around ldm.data.coco.CocoBoxes, and in place of BERTEmbedder "
-    "ldm.conditioning.layout.LayoutEmbedder with published: true (docs/data.md, Boxes)"
+    "ldm.conditioning.layout.LayoutEmbedder with published: true (docs/data-boxes.md)"
 )
 
 # prefix of a target that was published without its code -> what to use in its place

@@ -56,6 +56,7 @@ PUBLISHED = {
         "FrozenCLIPEmbedder": "ldm.conditioning.text",
         "FrozenCLIPTextEmbedder": "ldm.conditioning.clip",
         "FrozenClipImageEmbedder": "ldm.conditioning.clip",
+        "FrozenT5Embedder": "ldm.conditioning.t5",
         "SpatialRescaler": "ldm.conditioning.spatial",
         "TransformerEmbedder": "ldm.conditioning.text",
     },

@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ldm.conditioning.base import Embedder
-from ldm.conditioning.text import _CLIP_FILES, CaptionEmbedder, Captions, Tokenizer, _from_hub
+from ldm.conditioning.hub import from_hub
+from ldm.conditioning.text import _CLIP_FILES, CaptionEmbedder, Captions, Tokenizer
 from ldm.config import ConfigError
 from ldm.nets.clip import to_clip_pixels
 from ldm.ranges import Positive
@@ -90,7 +91,7 @@ class _FrozenTower(Embedder):
         loader = SimpleNamespace(
             from_pretrained=lambda name: CLIPModel.from_pretrained(name, output_loading_info=True)
         )
-        source, report = _from_hub(loader, self.name, "CLIP")
+        source, report = from_hub(loader, self.name, "CLIP")
         lacking = sorted(map(str, report["missing_keys"]))
         if lacking:
             raise ConfigError(
@@ -158,7 +159,7 @@ class FrozenCLIPTextEmbedder(CaptionEmbedder, _FrozenTower):
         """CLIP's."""
         from transformers import CLIPTokenizer
 
-        tokenizer = _from_hub(CLIPTokenizer, self.name, "the tokenizer", *_CLIP_FILES)
+        tokenizer = from_hub(CLIPTokenizer, self.name, "the tokenizer", *_CLIP_FILES)
         return Tokenizer(tokenizer, self.max_length)
 
     def prepare(self) -> None:
@@ -250,7 +251,7 @@ def _config_of(name: str) -> Any:
     if name == _LARGE:
         return CLIPConfig(text_config=_LARGE_TEXT, vision_config=_LARGE_VISION, projection_dim=768)
     needs = [["config.json"]] if Path(name).is_dir() else []
-    return _from_hub(CLIPConfig, name, "CLIP's configuration", *needs)
+    return from_hub(CLIPConfig, name, "CLIP's configuration", *needs)
 
 
 def _note_weights(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:

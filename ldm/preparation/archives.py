@@ -9,13 +9,14 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from ldm.config import ConfigError, nearest_path
 from ldm.preparation.record import Record
 
-__all__ = ["existing_source", "is_hidden", "is_listed", "members"]
+__all__ = ["existing_source", "is_hidden", "is_listed", "members", "members_of_tars"]
 
 _ZIP_ENDINGS = (".zip",)
 _TAR_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
@@ -31,14 +32,14 @@ _UNREADABLE = (
 )
 
 
-def existing_source(path: str | Path, expected: str) -> Path:
-    """A file or directory that exists; otherwise ConfigError says what is expected there."""
+def existing_source(path: str | Path, expected: str, *, key: str = "SOURCE") -> Path:
+    """A file or directory that exists; otherwise ConfigError names the flag and what it is for."""
     found = Path(path).expanduser()
     if found.exists():
         return found
     near = nearest_path(found.absolute())
     hint = f"; did you mean {near}?" if near else ""
-    raise ConfigError(f"SOURCE: there is no {found}{hint}; expected {expected}")
+    raise ConfigError(f"{key}: there is no {found}{hint}; expected {expected}")
 
 
 def is_hidden(name: str) -> bool:
@@ -89,12 +90,45 @@ def _of_zip(source: Path) -> Iterator[Record]:
 
 def _of_tar(source: Path) -> Iterator[Record]:
     with _readable(source), tarfile.open(source) as archive:
-        while (info := archive.next()) is not None:
-            # the archive keeps what it has seen: of millions of files, gigabytes
-            archive.members = []  # type: ignore[attr-defined]
-            name = info.name.removeprefix("./")
-            if info.isreg() and not is_hidden(_inside(name)):
-                yield Record(name, partial(_content_in_tar, archive, info), info.size)
+        yield from _records(archive)
+
+
+def members_of_tars(source: Path) -> Iterator[Record]:
+    """The files of the tars in a tar or a directory, each below the name of its tar.
+
+    `n01440764.tar` with `n01440764_18.JPEG` in it gives `n01440764/n01440764_18.JPEG`. Other files
+    are left out. Raises ConfigError for a damaged tar.
+    """
+    if source.is_dir():
+        for path in sorted(source.glob("*.tar")):
+            yield from _below(path.stem, _of_tar(path))
+        return
+    with _readable(source), tarfile.open(source) as outer:
+        for info in _entries(outer):
+            file = outer.extractfile(info) if info.name.endswith(".tar") else None
+            if file is not None:
+                with _readable(source, info.name), tarfile.open(fileobj=file) as inner:
+                    yield from _below(Path(info.name).stem, _records(inner))
+
+
+def _below(directory: str, records: Iterator[Record]) -> Iterator[Record]:
+    for record in records:
+        yield replace(record, name=f"{directory}/{record.name}")
+
+
+def _records(archive: tarfile.TarFile) -> Iterator[Record]:
+    for info in _entries(archive):
+        yield Record(
+            info.name.removeprefix("./"), partial(_content_in_tar, archive, info), info.size
+        )
+
+
+def _entries(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    while (info := archive.next()) is not None:
+        # the archive keeps what it has seen: of millions of files, gigabytes
+        archive.members = []  # type: ignore[attr-defined]
+        if info.isreg() and not is_hidden(_inside(info.name.removeprefix("./"))):
+            yield info
 
 
 def _inside(name: str) -> str:

@@ -20,10 +20,10 @@ from ldm.log import log
 from ldm.preparation.journal import Journal, Plan
 from ldm.preparation.record import Record, require_inside, stem
 
-__all__ = ["check_count", "check_names", "prepare"]
+__all__ = ["PARTIAL", "check_count", "check_names", "prepare", "preparing"]
 
 _LOCK = ".prepared.lock"
-_PARTIAL = ".prepared-"  # hidden: no data set takes such a file for an image
+PARTIAL = ".prepared-"  # hidden: no data set takes such a file for an image
 _CHUNK = 2**24  # bytes that are hashed at once
 _NAMED = 5  # missing files in one message; the others are counted
 _AHEAD = 4  # files per worker that wait in memory to be written
@@ -54,12 +54,7 @@ def prepare(
     """
     if total is not None:
         check_count(total, plan)
-    with _alone(out):
-        for left in out.glob(f"{_PARTIAL}*"):
-            left.unlink()
-        journal = Journal(out)
-        is_begun = journal.begin(plan)
-        _check_digests(plan, journal)
+    with preparing(out, plan) as (journal, is_begun):
         writer = _Writer(out, convert, trusts_lengths_only=not is_begun)
         names = []
         with tqdm(total=total or plan.expected, unit=unit) as bar:
@@ -72,6 +67,24 @@ def prepare(
         "%s: %d files, %d of them written now, the others were there", out, len(names), writer.count
     )
     return names
+
+
+@contextmanager
+def preparing(out: Path, plan: Plan) -> Iterator[tuple[Journal, bool]]:
+    """Hold `out` for this process and begin the plan in its journal; what `prepare` stands on.
+
+    Gives the journal, whose part the caller finishes, and whether the part was begun before. What
+    an earlier process left half-written, files whose names begin with `PARTIAL`, is removed.
+
+    Raises ConfigError as `prepare` does for sources and `out`.
+    """
+    with _alone(out):
+        for left in out.glob(f"{PARTIAL}*"):
+            left.unlink()
+        journal = Journal(out)
+        is_begun = journal.begin(plan)
+        _check_digests(plan, journal)
+        yield journal, is_begun
 
 
 def check_count(found: int, plan: Plan) -> None:
@@ -133,7 +146,7 @@ class _Writer:
                 content = self._convert(content)
             except ConfigError as error:
                 raise ConfigError(f"{name}: {error}") from error
-        partial = self._out / f"{_PARTIAL}{next(self._numbers)}"
+        partial = self._out / f"{PARTIAL}{next(self._numbers)}"
         try:
             directory = name.rpartition("/")[0]
             if directory not in self._directories:

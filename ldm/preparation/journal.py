@@ -97,9 +97,19 @@ class Journal:
         """Note that all files of a part are there, and how many."""
         self._update(plan, is_done=True, count=count)
 
+    def count(self, part: str) -> int | None:
+        """How many files a part has; None where they were never all there."""
+        found = self._parts.get(part, {}).get("count")
+        return None if found is None else int(found)
+
     def is_done(self, part: str) -> bool:
         """Whether all files of a part are there."""
         return bool(self._parts.get(part, {}).get("is_done"))
+
+    def has_done(self, plan: Plan) -> bool:
+        """Whether all files of this very plan are there, by sources and settings."""
+        before = self._parts.get(plan.part, {})
+        return self.is_done(plan.part) and before | plan.as_it_is() == before
 
     def _update(self, plan: Plan, **changes: Any) -> None:
         self._parts[plan.part] |= changes
