@@ -12,23 +12,43 @@ import io
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
 from typing import Any
+
+import numpy as np
 
 from ldm.config import ConfigError
 from ldm.data.listing import utf8_text
 from ldm.log import log
 
-__all__ = ["Captions", "mentions_a_side"]
+__all__ = ["Captions", "decoded", "mentions_a_side", "taken"]
 
 _FILE_COLUMNS = ("file_name", "file", "image")
 _TEXT_COLUMNS = ("text", "caption")
+_FEW_TEXTS = 3  # fewer `.txt` files may be anything, in any folder
+
+_WITHOUT = "captions: false reads the images alone"
 
 
 def mentions_a_side(text: str) -> bool:
     """Whether a caption says left or right, and would be wrong about a mirrored image."""
     return re.search(r"\b(left|right)", text, re.IGNORECASE) is not None
+
+
+def taken(texts: Sequence[str], rng: np.random.Generator, *, is_random: bool) -> str:
+    """One of the captions of an image: drawn, or the first."""
+    return texts[int(rng.integers(len(texts)))] if is_random else texts[0]
+
+
+def decoded(content: bytes) -> tuple[str, bool]:
+    """A text of usual encoding, and whether that had to be guessed: Windows-1252."""
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return content.decode("utf-16", errors="replace"), False
+    try:
+        return content.decode("utf-8-sig"), False
+    except UnicodeDecodeError:
+        return content.decode("cp1252", errors="replace"), True
 
 
 class Captions:
@@ -49,17 +69,19 @@ class Captions:
 
         texts: names of the folder's `.txt` files without their extension.
         Images without a caption are counted in the log; their caption is empty.
-        Raises ConfigError for a table that cannot be understood.
+        Raises ConfigError for a table that cannot be understood, and for captions that are those of
+        other images: a table none of whose rows names an image, or in which more than half of the
+        rows and of the images are without the other, and texts that all lie elsewhere.
         """
         path = _table_path(root)
         table = _read_table(path) if path else {}
         stems = {name: name.rpartition(".")[0] for name in names}
         beside = frozenset(stem for name, stem in stems.items() if stem in texts)
         covered = sum(name in table or stems[name] in beside for name in names)
-        unknown = len(table.keys() - stems.keys())
-        if path and unknown:
-            log.warning("%s: %d of %d rows name no image below it", path, unknown, len(table))
+        if path:
+            _require_match(path, table, names, covered)
         if not covered:
+            _require_no_match(root, names, texts)
             return None
         if covered < len(names):
             missing = len(names) - covered
@@ -76,16 +98,58 @@ class Captions:
         return lines or [""]
 
     def _text_of(self, path: Path) -> str:
-        content = path.read_bytes()
-        if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-            return content.decode("utf-16", errors="replace")
-        try:
-            return content.decode("utf-8-sig")
-        except UnicodeDecodeError:
-            if not self._has_warned:
-                log.warning("%s: is not UTF-8; it and others like it are read as cp1252", path)
-                self._has_warned = True
-            return content.decode("cp1252", errors="replace")
+        text, is_guessed = decoded(path.read_bytes())
+        if is_guessed and not self._has_warned:
+            log.warning("%s: is not UTF-8; it and others like it are read as cp1252", path)
+            self._has_warned = True
+        return text
+
+
+def _require_match(
+    path: Path, table: Mapping[str, Any], names: Sequence[str], covered: int
+) -> None:
+    """ConfigError for a table of other images; tell how many of its rows are.
+
+    covered: images with a caption. A table of more images than there are is none of others, nor is
+    one of some of them.
+    """
+    if not table:
+        raise ConfigError(f"{path}: has no rows; expected file_name and text ({_WITHOUT})")
+    known = set(names)
+    alone = [name for name in table if name not in known]
+    is_foreign = 2 * len(alone) > len(table) and 2 * covered < len(names)
+    if is_foreign or len(alone) == len(table):
+        raise ConfigError(
+            f"{path}: {len(alone)} of {len(table)} names in it are of no image below "
+            f"{path.parent}: it has, e.g., {alone[0]!r}, the folder {names[0]!r}; expected "
+            f"file_name relative to it ({_WITHOUT})"
+        )
+    if alone:
+        log.warning(
+            "%s: %d of %d rows name no image below it, e.g. %s",
+            path,
+            len(alone),
+            len(table),
+            alone[0],
+        )
+
+
+def _require_no_match(root: Path, names: Sequence[str], texts: Collection[str]) -> None:
+    """ConfigError for texts none of which lies beside an image, though they seem to be captions.
+
+    They do where one has the name of an image elsewhere, or where there are half as many.
+    """
+    images = {PurePosixPath(name).stem: name for name in names}
+    same = next((text for text in sorted(texts) if PurePosixPath(text).name in images), None)
+    if same is None and (len(texts) < _FEW_TEXTS or 2 * len(texts) < len(names)):
+        return
+    text = same or min(texts)
+    image = images[PurePosixPath(text).name] if same else names[0]
+    raise ConfigError(
+        f"{root}: none of its {len(texts)} .txt files lies beside an image of its name: there is, "
+        f"e.g., {text}.txt, and the image {image}; expected {image.rpartition('.')[0]}.txt for its "
+        f"caption ({_WITHOUT})"
+    )
 
 
 def _table_path(root: Path) -> Path | None:

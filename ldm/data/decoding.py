@@ -5,6 +5,7 @@ Colour profiles are ignored: values are taken as they are stored.
 
 from __future__ import annotations
 
+import io
 import struct
 import zlib
 from pathlib import Path
@@ -21,6 +22,7 @@ __all__ = [
     "EXTENSIONS",
     "MODES",
     "UNREADABLE",
+    "decoded_image",
     "header_size",
     "read_image",
     "reason",
@@ -116,6 +118,15 @@ def read_image(
             ImageOps.exif_transpose(image, in_place=True)
             return _all_bits(image, channels, value_range)
     return with_dtype(laid_out(scaled(read_sixteen_bits(path)), channels), "float32")
+
+
+def decoded_image(content: bytes, *, draft_side: int | None = None) -> NDArray[np.uint8]:
+    """The pixels (H, W, 3) uint8 of an image file's content; see `read_image`."""
+    with Image.open(io.BytesIO(content)) as image:
+        if draft_side is not None:
+            image.draft("RGB", (draft_side, draft_side))
+        ImageOps.exif_transpose(image, in_place=True)
+        return _eight_bits(image, 3, None)
 
 
 def stored_range(path: Path) -> tuple[float, float] | None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from ldm.config import ConfigError
 from ldm.data.arrays import Dtype
-from ldm.data.captions import Captions
+from ldm.data.captions import Captions, taken
 from ldm.data.images import ImageFiles
 from ldm.data.listing import (
     Split,
@@ -40,6 +40,7 @@ class ImageFolder(ImageFiles):
     val_fraction: share of the images held out for validation, by a hash of their names.
     random_crop: cut the window at random along the longer side instead of from the centre.
     flip_p: probability of a mirrored image; a caption that says left or right prevents it.
+    captions: read the captions, where there are any.
     interpolation, fast_decode: as in `Framing` and `ImageFiles`.
     channels, dtype, value_range: as in `PixelFormat`. With other than 1, 3 or 4 channels, `.npy`
         files alone are looked for; otherwise those that lie beside an image of the same name are
@@ -49,7 +50,8 @@ class ImageFolder(ImageFiles):
     sub-directories, `class_label` and `human_label`, the index and name of the first of them (the
     names are in `class_names`, sorted); when there are captions (`ldm.data.captions`), `caption`.
 
-    Raises ConfigError when the directory is missing, holds no images, or no image can be used.
+    Raises ConfigError when the directory is missing, holds no images, or no image can be used, and
+    for captions that are of other images.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class ImageFolder(ImageFiles):
         fast_decode: bool = False,
         dtype: Dtype = "uint8",
         value_range: Sequence[float] | None = None,
+        captions: bool = True,
     ) -> None:
         framing = Framing.of(
             size, random_crop=random_crop, flip_p=flip_p, interpolation=interpolation
@@ -82,7 +85,7 @@ class ImageFolder(ImageFiles):
                 directory,
                 ", ".join(self.class_names),
             )
-        self._captions = Captions.find(directory, names, texts)
+        self._captions = Captions.find(directory, names, texts) if captions else None
         chosen = split_by_hash(names, split, val_fraction)
         self._shuffles_captions = split == "train"
         log.info(
@@ -101,8 +104,7 @@ class ImageFolder(ImageFiles):
         facts = self.class_facts(index) if self.class_names else {}
         if self._captions:
             texts = self._captions.of(self.names[index])
-            which = rng.integers(len(texts)) if self._shuffles_captions else 0
-            facts["caption"] = texts[which]
+            facts["caption"] = taken(texts, rng, is_random=self._shuffles_captions)
         return facts
 
 

@@ -8,8 +8,9 @@ and every epoch.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,12 @@ from ldm.data.captions import mentions_a_side
 from ldm.data.decoding import UNREADABLE, reason
 from ldm.data.listing import class_of
 from ldm.data.pixels import PixelFormat
-from ldm.data.transforms import Framing
+from ldm.data.transforms import Framing, Window
 from ldm.log import log, rank
 
-__all__ = ["ImageFiles"]
+__all__ = ["MIN_SIDE", "ImageFiles"]
 
-_MIN_SIDE = 8  # pixels; narrower images are as good as damaged
+MIN_SIDE = 8  # pixels; narrower images are as good as damaged
 _SURVEY_SECONDS = 5.0  # headers not looked at by then are found when they are used
 _SURVEY_CHUNK = 1024
 _NAMED = 10  # bad files named in one message; the others are counted
@@ -44,12 +45,17 @@ class ImageFiles(Dataset[dict[str, Any]]):
     [-1, 1] as float32, `relpath`, and what a subclass adds in `facts`. Every random choice is drawn
     from `rng`.
 
+    `beside`, when another data set assigns it, reads what lies beside an image from the image's
+    name and size (H, W): an array (H, W, C) that is framed as the image is, by the nearest pixel,
+    and becomes `beside` of the item.
+
     `class_names` are those of a subclass whose classes are directories, in the order of the labels.
 
     Raises ConfigError when no file can be used.
     """
 
     class_names: Sequence[str] = ()
+    beside: Callable[[str, tuple[int, int]], NDArray[Any]] | None = None
 
     def __init__(
         self,
@@ -60,10 +66,10 @@ class ImageFiles(Dataset[dict[str, Any]]):
         pixels: PixelFormat | None = None,
         fast_decode: bool = False,
     ) -> None:
-        self.root, self.names, self.framing = root, list(names), framing
-        self.pixels = pixels or PixelFormat()
-        # at least _MIN_SIDE: a picture that a draft made narrow is not a narrow picture
-        self._draft_side = max(framing.height, framing.width, _MIN_SIDE) if fast_decode else None
+        self.root, self.names, self.framing = root, names, framing
+        self.pixels, self.fast_decode = pixels or PixelFormat(), fast_decode
+        # at least MIN_SIDE: a picture that a draft made narrow is not a narrow picture
+        self._draft_side = max(framing.height, framing.width, MIN_SIDE) if fast_decode else None
         self._bad: dict[int, str] = {}
         self._survey()
         self._good_from(0)
@@ -77,16 +83,34 @@ class ImageFiles(Dataset[dict[str, Any]]):
 
     def item(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         """The sample at `index`, or the next one that can be read."""
+        good, pixels = self.good(index)
+        facts = self.facts(good, rng)
+        window = self.window(good, pixels.shape[0], pixels.shape[1], rng)
+        flips = self.framing.flips(rng) and not mentions_a_side(facts.get("caption", ""))
+        image = self.framing.framed(pixels, window, flips=flips)
+        within = self.facts_within(good, window, flips=flips)
+        if self.beside is not None:
+            other = self.beside(self.names[good], pixels.shape[:2])
+            nearest = replace(self.framing, interpolation="nearest")
+            within["beside"] = nearest.framed(other, window, flips=flips)
+        return {"image": image, "relpath": self.names[good], **facts, **within}
+
+    def good(self, index: int) -> tuple[int, NDArray[Any]]:
+        """Index and pixels of the sample at `index`, or of the next one that can be read."""
         if not 0 <= index < len(self):
             raise IndexError(f"image {index} of {len(self)}")
-        good, pixels = self._good_from(index)
-        facts = self.facts(good, rng)
-        may_flip = not mentions_a_side(facts.get("caption", ""))
-        image = self.framing(pixels, rng, may_flip=may_flip)
-        return {"image": image, "relpath": self.names[good], **facts}
+        return self._good_from(index)
 
     def facts(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         """What is known about a sample beside its pixels: labels, captions."""
+        return {}
+
+    def window(self, index: int, rows: int, columns: int, rng: np.random.Generator) -> Window:
+        """The window that is cut out of a sample of so many pixels."""
+        return self.framing.window(rows, columns, rng)
+
+    def facts_within(self, index: int, window: Window, *, flips: bool) -> dict[str, Any]:
+        """What is known about the part of a sample that is seen, mirrored or not: boxes, maps."""
         return {}
 
     def class_facts(self, index: int) -> dict[str, Any]:
@@ -113,7 +137,7 @@ class ImageFiles(Dataset[dict[str, Any]]):
             candidate = (index + step) % len(self)
             if candidate in self._bad:
                 continue
-            pixels = self._pixels(self.names[candidate])
+            pixels = self._pixels_at(candidate)
             if not isinstance(pixels, str):
                 return candidate, pixels
             self._bad[candidate] = pixels
@@ -128,6 +152,10 @@ class ImageFiles(Dataset[dict[str, Any]]):
         raise ConfigError(
             f"{self.root}: none of its {len(self)} image files can be used: {self._bad_names()}"
         )
+
+    def _pixels_at(self, index: int) -> NDArray[Any] | str:
+        """The pixels of the sample at `index`, or what is wrong with it."""
+        return self._pixels(self.names[index])
 
     def _pixels(self, name: str) -> NDArray[Any] | str:
         """A file's pixels, or what is wrong with it."""
@@ -189,4 +217,4 @@ class ImageFiles(Dataset[dict[str, Any]]):
 
 def _too_narrow(width: int, height: int) -> str | None:
     """Why an image of this size cannot be used, None when it can."""
-    return f"{width} x {height} pixels" if min(width, height) < _MIN_SIDE else None
+    return f"{width} x {height} pixels" if min(width, height) < MIN_SIDE else None

@@ -7,6 +7,9 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ldm.config import ConfigError, did_you_mean, nearest_path
 from ldm.data.decoding import EXTENSIONS
 from ldm.hashing import hash64
@@ -17,8 +20,10 @@ __all__ = [
     "class_names",
     "class_of",
     "existing_directory",
+    "in_split",
     "list_files",
     "list_or_hash",
+    "position",
     "read_list",
     "split_by_hash",
     "utf8_text",
@@ -110,7 +115,16 @@ def read_list(path: Path) -> list[str]:
 
 
 def split_by_hash(names: Sequence[str], split: Split, val_fraction: float) -> list[str]:
-    """The names of one split, in their order.
+    """The names of one split, in their order: `in_split` of their places."""
+    positions = np.array([position(name) for name in names], dtype=np.float64)
+    chosen = in_split(positions, split, val_fraction)
+    return [name for name, is_chosen in zip(names, chosen.tolist(), strict=True) if is_chosen]
+
+
+def in_split(
+    positions: NDArray[np.float64], split: Split, val_fraction: float
+) -> NDArray[np.bool_]:
+    """Which of the images are in a split, by the places (N,) in [0, 1) that `position` gives.
 
     Whether a name is for validation depends on the name alone, so it stays what it is when files
     are added. Neither split of two or more names is empty.
@@ -123,18 +137,18 @@ def split_by_hash(names: Sequence[str], split: Split, val_fraction: float) -> li
         )
     if not 0 <= val_fraction < 1:
         raise ConfigError(f"val_fraction: {val_fraction}; expected at least 0 and below 1")
+    count = len(positions)
     if split == "all" or (val_fraction == 0 and split == "train"):
-        return list(names)
-    if val_fraction == 0 or len(names) < 2:
+        return np.ones(count, dtype=np.bool_)
+    if val_fraction == 0 or count < 2:
         raise ConfigError(
-            f"split: {split!r} of {len(names)} images with val_fraction {val_fraction} is empty; "
+            f"split: {split!r} of {count} images with val_fraction {val_fraction} is empty; "
             "expected two images or more and a fraction above 0, or split 'all'"
         )
-    position = {name: _position(name) for name in names}
-    ordered = sorted(names, key=lambda name: position[name])
-    held_out = {name for name in names if position[name] < val_fraction} or {ordered[0]}
-    held_out -= {ordered[-1]}
-    return [name for name in names if (name in held_out) == (split == "validation")]
+    held_out = positions < val_fraction
+    held_out[positions.argmin()] = True
+    held_out[count - 1 - positions[::-1].argmax()] = False
+    return held_out if split == "validation" else ~held_out
 
 
 def list_or_hash(
@@ -162,6 +176,6 @@ def list_or_hash(
     return chosen
 
 
-def _position(name: str) -> float:
-    """A number in [0, 1) that is a function of the name, evenly spread over names."""
+def position(name: str) -> float:
+    """A number in [0, 1] that is a function of the name, evenly spread over names."""
     return hash64(name.encode("utf-8", "surrogateescape")) / 2**64

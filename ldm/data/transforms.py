@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -14,17 +14,38 @@ from PIL import Image
 
 from ldm.config import ConfigError, did_you_mean
 
-__all__ = ["Framing", "Interpolation", "crop", "resize", "side_lengths"]
+__all__ = ["Framing", "Interpolation", "Window", "crop", "resize", "side_lengths"]
 
 Pixels = NDArray[Any]  # uint8 in 0..255, or float32 in [-1, 1]
 
 Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
 
 
+class Window(NamedTuple):
+    """A part of an image, in pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
 def crop(image: Pixels, height: int, width: int, rng: np.random.Generator | None = None) -> Pixels:
     """A window of an image (H, W, C), in the centre, or anywhere when given a generator."""
-    spare: NDArray[np.int64] = np.subtract(image.shape[:2], (height, width))
+    return _cut(image, _window(image.shape[0], image.shape[1], height, width, rng))
+
+
+def _window(
+    rows: int, columns: int, height: int, width: int, rng: np.random.Generator | None
+) -> Window:
+    """Where a window is cut out of so many rows and columns."""
+    spare: NDArray[np.int64] = np.subtract((rows, columns), (height, width))
     top, left = spare // 2 if rng is None else rng.integers(0, spare, endpoint=True)
+    return Window(int(top), int(left), height, width)
+
+
+def _cut(image: Pixels, window: Window) -> Pixels:
+    top, left, height, width = window
     return image[top : top + height, left : left + width]
 
 
@@ -127,12 +148,22 @@ class Framing:
 
     def __call__(self, image: Pixels, rng: np.random.Generator, *, may_flip: bool = True) -> Pixels:
         """The picture (H, W, C) as (height, width, C); `may_flip` False where a text says left."""
-        scale = min(image.shape[0] / self.height, image.shape[1] / self.width)
-        if self.min_crop < 1:
+        window = self.window(image.shape[0], image.shape[1], rng)
+        return self.framed(image, window, flips=self.flips(rng) and may_flip)
+
+    def window(self, rows: int, columns: int, rng: np.random.Generator | None = None) -> Window:
+        """The window of a picture of so many pixels; without a generator the largest, central."""
+        scale = min(rows / self.height, columns / self.width)
+        if self.min_crop < 1 and rng is not None:
             scale *= rng.uniform(self.min_crop, self.max_crop)
-        window = (max(1, round(self.height * scale)), max(1, round(self.width * scale)))
-        cut = crop(image, *window, rng if self.random_crop else None)
-        sized = resize(cut, self.height, self.width, self.interpolation)
-        # drawn in any case, so that the draws after it do not depend on the caption
-        flips = rng.random() < self.flip_p and may_flip
+        sides = (max(1, round(self.height * scale)), max(1, round(self.width * scale)))
+        return _window(rows, columns, *sides, rng if self.random_crop else None)
+
+    def flips(self, rng: np.random.Generator) -> bool:
+        """Whether to mirror; drawn in any case, so that later draws do not depend on captions."""
+        return bool(rng.random() < self.flip_p)
+
+    def framed(self, image: Pixels, window: Window, *, flips: bool) -> Pixels:
+        """A window of a picture (H, W, C) as (height, width, C), mirrored or not."""
+        sized = resize(_cut(image, window), self.height, self.width, self.interpolation)
         return np.ascontiguousarray(sized[:, ::-1]) if flips else sized

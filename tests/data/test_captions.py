@@ -78,6 +78,59 @@ def test_rows_about_no_image_are_counted(tmp_path, caplog_ldm):
 
 
 @pytest.mark.parametrize(
+    ("rows", "names"),
+    [
+        (list("abcz"), list("ab")),  # images are missing, all others have a caption
+        (list("abyz"), list("abcd")),  # as many match as do not
+        (list("ab"), list("abcdef")),  # captions are missing
+    ],
+)
+def test_a_table_of_more_or_fewer_images_is_read(tmp_path, rows, names):
+    (tmp_path / "metadata.jsonl").write_text(lines(**dict.fromkeys(rows, "a dog")))
+    captions = Captions.find(tmp_path, [f"{name}.png" for name in names], set())
+    assert captions.of("a.png") == ["a dog"]
+
+
+@pytest.mark.parametrize(
+    ("content", "names", "expected"),
+    [
+        (lines(y="a", z="b"), ["a.png"], "2 of 2 names in it are of no image below"),
+        (lines(y="a", z="b"), ["a.png"], "it has, e.g., 'y.png', the folder 'a.png'"),
+        (lines(a="a", x="b", y="c"), ["a.png", "b.png", "c.png"], "2 of 3 names in it are of no"),
+        (lines(a="a"), ["images/a.png"], "has, e.g., 'a.png', the folder 'images/a.png'"),
+        ("", ["a.png"], "has no rows; expected file_name and text"),
+    ],
+)
+def test_a_table_of_other_images_is_one_error(tmp_path, content, names, expected):
+    (tmp_path / "metadata.jsonl").write_text(content)
+    with pytest.raises(ConfigError) as error:
+        Captions.find(tmp_path, names, set())
+    assert f"{tmp_path}/metadata.jsonl: " in str(error.value)
+    assert expected in str(error.value)
+    assert "captions: false" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("names", "texts", "expected"),
+    [
+        (["images/a.png"], {"texts/a"}, "e.g., texts/a.txt, and the image images/a.png; expected"),
+        (["images/a.png"], {"texts/a"}, "expected images/a.txt for its caption"),
+        (["a.png", "b.png"], {"a_1", "b_1", "c_1"}, "none of its 3 .txt files lies beside"),
+    ],
+)
+def test_texts_that_lie_elsewhere_are_one_error(tmp_path, names, texts, expected):
+    with pytest.raises(ConfigError) as error:
+        Captions.find(tmp_path, names, texts)
+    assert expected in str(error.value)
+
+
+@pytest.mark.parametrize("texts", [{"readme", "license"}, {"train", "val", "test"}])
+def test_a_few_other_texts_are_no_captions(tmp_path, texts):
+    names = [f"{number}.png" for number in range(len(texts) * 3)]
+    assert Captions.find(tmp_path, names, texts) is None
+
+
+@pytest.mark.parametrize(
     ("name", "content", "named"),
     [
         ("metadata.jsonl", lines(a="a dog") + "{]\n", "line 2: not JSON"),

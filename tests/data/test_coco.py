@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from ldm.config import ConfigError, instantiate_from_config
-from ldm.data.coco import CocoBoxes, coco_of, json_of
+from ldm.data.coco import CocoBoxes
+from ldm.data.coco_format import coco_of, json_of
 
 CATEGORIES = [{"id": 18, "name": "dog"}, {"id": 2, "name": "cat"}]
 
@@ -34,8 +35,8 @@ def read(path):
     return coco_of(path, json_of(path))
 
 
-def boxes_of(place, *annotations, **params):
-    path = write(place, *annotations)
+def boxes_of(place, *annotations, sizes=((40, 20), (20, 40)), **params):
+    path = write(place, *annotations, sizes=sizes)
     given = {"root": str(place), "annotations": str(path), "size": 16} | params
     return instantiate_from_config({"target": "ldm.data.coco.CocoBoxes", "params": given})
 

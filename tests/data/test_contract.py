@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ldm.data.coco import CocoBoxes
+from ldm.data.coco import CocoBoxes, CocoCaptions
 from ldm.data.faces import CelebAHQTrain, FacesHQTrain, FFHQValidation
 from ldm.data.folder import ImageFolder, ImageList
 from ldm.data.imagenet import ImageNetSRTrain, ImageNetTrain, ImageNetValidation
@@ -18,9 +18,11 @@ from ldm.data.masks import Masked
 from ldm.data.module import Keyed, collate
 from ldm.data.pairs import ImageMapFolder
 from ldm.data.shapes import ShapesDataset
+from ldm.data.shards import Shards
 from ldm.data.superres import SuperResolution
 from ldm.tensor import to_image_tensor
 from tests.data.photographs import gradient
+from tests.data.tars import samples, write_tar
 
 # key: (type of an item's value, dtype and number of dimensions of an array)
 CONTRACT = {
@@ -55,6 +57,20 @@ def coco(root):
     return CocoBoxes(root / "captions", root / "boxes.json", 16, flip_p=0.5)
 
 
+def coco_windows(root):
+    place = root / "captions"
+    options = {"random_crop": True, "min_crop": 0.5, "captions": root / "captions.json"}
+    return CocoBoxes(place, root / "boxes.json", 16, flip_p=0.5, **options)
+
+
+def coco_captions(root):
+    return CocoCaptions(root / "captions", root / "captions.json", 16, random_crop=True, flip_p=0.5)
+
+
+def shards(root):
+    return Shards(str(root / "tars"), 16, split="all", random_crop=True, flip_p=0.5)
+
+
 def folder(root):
     return ImageFolder(root / "classes", 16, split="all", random_crop=True, flip_p=0.5)
 
@@ -77,6 +93,19 @@ def maps(root):
 
 def holes(root):
     return Masked(ImageFolder(root / "classes", 16, split="all", random_crop=True))
+
+
+def holes_by_name(root):
+    return Masked(ImageFolder(root / "classes", 16, split="all"), kinds={"thin": 1, "half": 2})
+
+
+def holes_of_files(root):
+    images = ImageFolder(root / "pairs/images", 16, split="all", random_crop=True, flip_p=0.5)
+    return Masked(images, masks=root / "pairs/maps")
+
+
+def blindly_degraded(root):
+    return SuperResolution(folder(root), 2, "bsr")
 
 
 def pairs(root):
@@ -128,7 +157,8 @@ def both_faces(root):
 MAKERS = [
     shapes, layouts, coco, folder, captioned, arrays, file_list, imagenet, imagenet_validation,
     super_resolution, superres_of_shapes, superres_of_folder, bedrooms, cats, celebahq, ffhq,
-    both_faces, maps, pairs, holes,
+    both_faces, maps, pairs, holes, holes_by_name, holes_of_files, blindly_degraded,
+    coco_windows, coco_captions, shards,
 ]  # fmt: skip
 
 
@@ -158,6 +188,9 @@ def root(tmp_path_factory):
     boxes = [{"image_id": n, "category_id": 3, "bbox": [10, 2, 20, 9 + n]} for n in range(4)]
     data = {"images": images, "annotations": boxes, "categories": [{"id": 3, "name": "dog"}]}
     (place / "boxes.json").write_text(json.dumps(data))
+    texts = [{"image_id": n % 4, "caption": f"dog {n}"} for n in range(8)]
+    (place / "captions.json").write_text(json.dumps({**data, "annotations": texts}))
+    write_tar(place / "tars/0.tar", samples(0, 4))
     return place
 
 

@@ -5,7 +5,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ldm.data.decoding import UNREADABLE, header_size, read_image, reason, upright_size
+from ldm.data.decoding import (
+    UNREADABLE,
+    decoded_image,
+    header_size,
+    read_image,
+    reason,
+    upright_size,
+)
 from tests.data.photographs import gradient, mixed_directory
 
 # grey levels, mean over the picture: JPEG and 16 colours against the original; a picture that is
@@ -131,3 +138,20 @@ def test_more_pixels_than_pillow_accepts_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     with pytest.raises(UNREADABLE, match="decompression bomb"):
         header_size(tmp_path / "bomb.png")
+
+
+@pytest.mark.parametrize("draft_side", [None, 24])
+def test_the_content_of_a_file_is_decoded_as_the_file_is(tmp_path, draft_side):
+    bad = mixed_directory(tmp_path)
+    seen = 0
+    for path in sorted(tmp_path.iterdir()):
+        if path.name in bad - {"narrow.png"}:
+            with pytest.raises(UNREADABLE):
+                decoded_image(path.read_bytes(), draft_side=draft_side)
+            continue
+        expected = read_image(path, draft_side=draft_side)
+        np.testing.assert_array_equal(
+            decoded_image(path.read_bytes(), draft_side=draft_side), expected
+        )
+        seen += 1
+    assert seen == 11

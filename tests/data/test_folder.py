@@ -130,6 +130,14 @@ def test_caption_is_drawn_in_training_and_the_first_in_validation(tmp_path):
     assert {validation.item(0, generator(seed))["caption"] for seed in range(20)} == {"one"}
 
 
+def test_captions_are_not_looked_at_where_they_are_not_wanted(tmp_path):
+    save(tmp_path, "a.png", "b.png")
+    (tmp_path / "metadata.csv").write_text("file_name,text\nc.png,a dog\n")
+    with pytest.raises(ConfigError, match="1 of 1 names in it are of no image"):
+        ImageFolder(tmp_path, 16, split="all")
+    assert "caption" not in ImageFolder(tmp_path, 16, split="all", captions=False)[0]
+
+
 @pytest.mark.parametrize(("caption", "flips"), [("a dog", True), ("a dog on the left", False)])
 def test_an_image_whose_caption_says_left_is_not_mirrored(tmp_path, caption, flips):
     save(tmp_path, "a.png")

@@ -13,6 +13,7 @@ from webdataset.autodecode import Decoder, imagehandler
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from ldm.cli.exits import EXIT_CONFIG
+from ldm.data.shards import Shards
 from ldm.preparation import laion
 from tests.preparation.raw import picture
 from tests.preparation.scripts import run
@@ -116,6 +117,15 @@ def test_samples_can_be_decoded_and_pictures_are_theirs(raw):
         own = np.asarray(Image.open(io.BytesIO(images()[KEYS[i]])))
         np.testing.assert_array_equal(sample["jpg"], own)
         assert (sample["txt"], sample["json"]["key"]) == (f"caption {i} é", KEYS[i])
+
+
+def test_their_data_set_reads_them(raw):
+    assert prepare(raw) == 0
+    data = Shards(str(raw.parent / "data"), 16, split="all")
+    found = [data[index] for index in range(len(data))]
+    assert [item["caption"] for item in found] == [f"caption {i} é" for i in KEPT]
+    assert [item["relpath"][-13:-4] for item in found] == [KEYS[i] for i in KEPT]
+    assert data.item(0, np.random.default_rng(0))["image"].shape == (16, 16, 3)
 
 
 def test_the_table_of_shards_counts_and_hashes_them(raw):

@@ -16,7 +16,7 @@ from ldm.config import (
     nearest_path,
     to_plain,
 )
-from ldm.data.coco import (
+from ldm.data.coco_format import (
     MIN_AREA,
     box_of,
     coco_of,
@@ -149,7 +149,10 @@ def _of_coco(
     if not known:
         known = coco.class_names
         log.info("%s: labels count its categories in the order of their ids", path)
-    seen = [(image.name, *in_window(image, framing, MIN_AREA)) for image in coco.images]
+    seen = []
+    for each in coco.images:
+        window = framing.window(each.height, each.width)
+        seen.append((each.name, *in_window(each, window, MIN_AREA)))
     filled = [(image, classes, boxes) for image, classes, boxes in seen if classes]
     if len(filled) < len(seen):
         count = len(seen) - len(filled)
