@@ -5,7 +5,6 @@ import pytest
 from PIL import Image
 
 from ldm.config import ConfigError, check, instantiate_from_config
-from ldm.data.coco import CocoBoxes
 from ldm.data.folder import ImageFolder, ImageList
 from ldm.data.masks import Masked
 from ldm.data.module import Keyed
@@ -132,12 +131,19 @@ def test_images_without_masks_are_named(tmp_path):
         Masked(folder(tmp_path), masks=tmp_path / "none")
 
 
+class Turned(ImageFolder):
+    def item(self, index, rng):
+        found = super().item(index, rng)
+        return {**found, "image": found["image"][::-1]}
+
+
 def test_sources_whose_files_cannot_be_told_are_refused(tmp_path):
     save(tmp_path)
     message = "masks: ShapesDataset does not tell which file an image is of"
     with pytest.raises(ConfigError, match=message):
         Masked(ShapesDataset(16, length=1), masks=tmp_path / "masks")
-    assert CocoBoxes.item is not ImageFolder.item, "it mirrors images after they were framed"
+    with pytest.raises(ConfigError, match=r"masks: Turned does not tell .* or changes it"):
+        Masked(Turned(tmp_path / "images", 24, split="all"), masks=tmp_path / "masks")
     with pytest.raises(ConfigError, match="expected fast_decode: false"):
         Masked(folder(tmp_path, fast_decode=True), masks=tmp_path / "masks")
 
