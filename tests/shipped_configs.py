@@ -10,13 +10,17 @@ from omegaconf import OmegaConf
 from ldm.config import load
 
 ROOT = Path(__file__).parent.parent
-# parts of comparisons: each is merged with the others of its directory
-_PARTS = [ROOT / "configs" / name for name in ("quantizers", "game")]
+# parts of comparisons: each is merged with the others of its directory, or with a file above it
+_PARTS = [
+    ROOT / "configs" / name for name in ("quantizers", "game", "latent-diffusion/celebahq-study")
+]
 CONFIGS = sorted(
     path
     for path in (ROOT / "configs").rglob("*.yaml")
     if not any(path.is_relative_to(parts) for parts in _PARTS)
 )
+# the models of the paper, which tests/test_full_size.py tells apart
+FULL_SIZE = [path for path in CONFIGS if path.parent.name == "latent-diffusion"]
 
 # key -> the most it may be; group normalisation needs 32 channels
 _AT_MOST = {
@@ -33,6 +37,7 @@ _AT_MOST = {
     "max_images": 2,
 }
 _LARGEST_IMAGE = 64  # pixels, for a first stage: a second stage's latents have a size of their own
+_INDEX = "configs/tiny/neighbours.safetensors"  # of the first scenes of ShapesDataset
 _INSTEAD = {"ckpt_path": "null", "lpips_weights": "null", "perceptual_weight": "0"}
 
 
@@ -72,7 +77,8 @@ def shrunk(config: dict[str, Any], root: Path | str) -> list[str]:
 
     The networks keep their levels and attention and become narrow; the images of a first stage
     become small; files that are not there are not asked for; images come from `root`, where they
-    come from a directory, and those of ImageNet from `synsets` beside it.
+    come from a directory, and those of ImageNet from `synsets` beside it. Boxes are told by
+    `instances.json` beside it.
     """
     overrides = []
     is_first_stage = "ddconfig" in config["model"].get("params", {})
@@ -81,10 +87,16 @@ def shrunk(config: dict[str, Any], root: Path | str) -> list[str]:
             overrides.append(f"{path}={_AT_MOST[key]}")
         elif key in _INSTEAD:
             overrides.append(f"{path}={_INSTEAD[key]}")
+        elif key == "index" and value == "???":
+            overrides.append(f"{path}={_INDEX}")
         elif key == "root" and value == "???":
             overrides.append(f"{path}={root}")
         elif key == "data_root" and value == "???":
             overrides.append(f"{path}={Path(root).with_name('synsets')}")
+        elif key == "tokenizer" and isinstance(value, str):
+            overrides.append(f"{path}=configs/quickstart/vocab.txt")
+        elif key == "annotations" and value == "???":
+            overrides.append(f"{path}={Path(root).with_name('instances.json')}")
         elif is_first_stage and key == "size" and isinstance(value, int):
             overrides.append(f"{path}={min(value, _LARGEST_IMAGE)}")
     return overrides

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ldm.cli.preflight_classifier import check_class_count, check_example
 from ldm.cli.preflight_concatenated import check_concatenated
-from ldm.cli.preflight_encoders import check_classes
+from ldm.cli.preflight_encoders import check_classes, check_told
 from ldm.cli.preflight_first_stage import check_perceptual, check_precision, check_transforms
 from ldm.config import ConfigError, did_you_mean, instantiate_model
 from ldm.config.signature import parameter_problems
@@ -55,11 +55,11 @@ def preflight(
     with torch.device("meta"), _only_warnings():
         model = instantiate_model(block)
     model.to("meta")  # checkpoints brought real weights, of which only the shapes matter here
+    check_classes(model, data.num_classes)
     for split in [name for name in SPLITS if name in data.datasets] or [*data.datasets][:1]:
         image = _checked_image(model, data.datasets[split], f"data.params.{split}")
         if split == "train" and isinstance(model, FirstStageModule):
             check_transforms(model, min(image.shape[:2]))
-    check_classes(model, data.num_classes)
     if isinstance(model, LatentClassifier):
         check_class_count(model, data.num_classes)
     _check_pictures(model, callbacks or {})
@@ -127,6 +127,7 @@ def _checked_image(model: Any, data: Any, origin: str) -> Tensor:
     if isinstance(model, LatentClassifier):
         check_example(model, sample, image, origin)
     check_concatenated(model, data, sample, origin)
+    check_told(model, sample, origin)
     return image
 
 

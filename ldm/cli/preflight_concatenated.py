@@ -13,6 +13,7 @@ from ldm.cli.preflight_encoders import encoder_path
 from ldm.conditioning.conditioner import Part
 from ldm.conditioning.spatial import are_labels
 from ldm.config import ConfigError
+from ldm.data.module import collate
 from ldm.tensor import to_image_tensor
 
 __all__ = ["check_concatenated"]
@@ -43,7 +44,7 @@ def check_concatenated(model: Any, data: Any, sample: Mapping[str, Any], origin:
             raise ConfigError(f"{origin}: {part.key!r} is of type {found}; expected an array")
         path = encoder_path(model, part)
         _check_labels(part, data, torch.as_tensor(value), origin, path)
-        width = _checked_width(part, torch.as_tensor(value), z.shape[2:], origin)
+        width = _checked_width(part, sample, z.shape[2:], origin)
         widths.append((part.key, width))
     expected = getattr(model.model.diffusion_model, "in_channels", None)
     if expected is not None and expected != sum(width for _, width in widths):
@@ -61,16 +62,18 @@ def _check_labels(part: Part, data: Any, value: Tensor, origin: str, path: str) 
     if count > known:
         raise ConfigError(
             f"{path}.params.in_channels: {known}, but {part.key!r} of {origin} has labels 0 to "
-            f"{count - 1}"
+            f"{count - 1}; expected at least {count}"
         )
 
 
-def _checked_width(part: Part, value: Tensor, cells: torch.Size, origin: str) -> int:
+def _checked_width(part: Part, sample: Mapping[str, Any], cells: torch.Size, origin: str) -> int:
     """Channels that a part gives; ConfigError where they are not of so many cells (h, w)."""
     encoder = f"which {type(part.embedder).__name__} encodes,"
-    name = f"{origin}: {part.key!r} of shape {tuple(value.shape)}, {encoder}"
+    name = f"{origin}: {part.key!r} of shape {tuple(sample[part.key].shape)}, {encoder}"
+    (batch,) = collate([{part.key: sample[part.key]}]).values()
+    on_meta = [each.to("meta") for each in batch] if isinstance(batch, list) else batch.to("meta")
     try:
-        encoded = part.embedder.encode(part.read({part.key: value[None].to("meta")}))
+        encoded = part.embedder.encode(part.read({part.key: on_meta}))
     except (RuntimeError, ValueError) as error:
         raise ConfigError(f"{name} does not fit it: {str(error).splitlines()[0]}") from error
     if encoded.shape[2:] != cells:

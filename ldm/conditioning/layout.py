@@ -18,7 +18,7 @@ from ldm.log import log
 from ldm.ranges import Positive
 from ldm.tensor import sent_to
 
-__all__ = ["LayoutEmbedder", "LayoutTokens", "largest", "tell_of_more"]
+__all__ = ["LayoutEmbedder", "LayoutTokens"]
 
 _PER_OBJECT = 3  # tokens: its class, its first corner, its last corner
 
@@ -85,7 +85,7 @@ class LayoutTokens:
         the device would have to be waited for, and a label out of range becomes the token -1,
         which no table has.
         """
-        kept = [largest(layout, self.max_objects) for layout in layouts]
+        kept = [self._largest(layout) for layout in layouts]
         for index, layout in enumerate(layouts):
             if layout.device.type == "cpu":
                 try:
@@ -101,6 +101,13 @@ class LayoutTokens:
         crop = [filled.new_full((len(filled), 1), corner) for corner in corners]
         return torch.cat([filled.flatten(1), *crop], dim=1)
 
+    def _largest(self, layout: Tensor) -> Tensor:
+        if len(layout) <= self.max_objects:
+            return layout
+        areas = layout[:, 3] * layout[:, 4]
+        order = areas.argsort(descending=True, stable=True)[: self.max_objects]
+        return layout[order.sort().values]
+
     def _tokens(self, objects: Tensor) -> Tensor:
         """Objects (N, 5) as tokens (N, 3)."""
         objects = objects.double()
@@ -113,24 +120,6 @@ class LayoutTokens:
         """Positions (N, 2), x and y in [0, 1], as tokens (N,)."""
         x, y = (corners.clamp(0, 1) * (self.sections - 1)).round().long().unbind(1)
         return self.first_cell + x + self.sections * y
-
-
-def largest(layout: Tensor, count: int) -> Tensor:
-    """So many objects of a layout (N, 5) at most, the largest, in their order."""
-    if len(layout) <= count:
-        return layout
-    areas = layout[:, 3] * layout[:, 4]
-    order = areas.argsort(descending=True, stable=True)[:count]
-    return layout[order.sort().values]
-
-
-def tell_of_more(layouts: Sequence[Tensor], count: int) -> bool:
-    """Log that a layout of a batch has more objects than are told; whether one has."""
-    longest = max(map(len, layouts))
-    if longest > count:
-        message = "a layout has %d objects, of which the largest %d are told (max_objects)"
-        log.warning(message, longest, count)
-    return longest > count
 
 
 class LayoutEmbedder(TransformerEmbedder):
@@ -187,7 +176,7 @@ class LayoutEmbedder(TransformerEmbedder):
         if self.tokens.num_classes < classes:
             raise ConfigError(
                 f"{path}.params.num_classes: {self.tokens.num_classes}, but the data "
-                f"has {classes} classes"
+                f"has {classes} classes (data.params.train); expected at least {classes}"
             )
 
     def encode(self, value: Sequence[Tensor] | Tensor) -> Tensor:
@@ -199,7 +188,11 @@ class LayoutEmbedder(TransformerEmbedder):
         return self(sent_to(tokens, self.transformer.token_emb.weight.device))  # type: ignore[no-any-return]
 
     def _tokens_of(self, layouts: Sequence[Tensor]) -> Tensor:
-        self._has_told = self._has_told or tell_of_more(layouts, self.tokens.max_objects)
+        longest = max(map(len, layouts))
+        if longest > self.tokens.max_objects and not self._has_told:
+            self._has_told = True
+            message = "a layout has %d objects, of which the largest %d are told (max_objects)"
+            log.warning(message, longest, self.tokens.max_objects)
         return self.tokens(layouts)
 
     def drop(self, value: Sequence[Tensor] | Tensor, dropped: Tensor) -> list[Tensor] | Tensor:

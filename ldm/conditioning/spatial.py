@@ -34,6 +34,7 @@ class SpatialRescaler(Embedder):
     """
 
     slot = "concat"
+    slots = ("concat",)
 
     def __init__(
         self,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ldm.conditioning.base import Embedder, Reads
+from ldm.conditioning.hub import from_hub
 from ldm.config import ConfigError
 from ldm.nets.text import Encoder, TransformerWrapper
 from ldm.ranges import Positive
@@ -32,32 +33,6 @@ Captions = Sequence[str]
 # what a directory with a tokenizer holds
 _BERT_FILES = (["tokenizer.json"], ["vocab.txt"])
 _CLIP_FILES = (["tokenizer.json"], ["vocab.json", "merges.txt"])
-
-
-def _from_hub(loader: Any, name: str, what: str, *needs: Sequence[str]) -> Any:
-    """Load something of transformers from a local directory or the hub's cache, or fetch it.
-
-    needs: files, all of one of these lists, without which transformers would make up an empty one.
-    Raises ConfigError that names what a directory lacks, or the command that gets it.
-    """
-    is_local, at = Path(name).is_dir(), Path(name)
-    if needs and is_local and not any(all((at / f).is_file() for f in files) for files in needs):
-        known = " or ".join(" with ".join(files) for files in needs)
-        raise ConfigError(f"{what}: the directory {name!r} lacks a file: expected {known}")
-    try:
-        return loader.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        if is_local:
-            raise ConfigError(
-                f"{what}: the directory {name!r} lacks a file, or has one that cannot be read: "
-                f"{reason}"
-            ) from error
-        raise ConfigError(
-            f"{what} {name!r} is neither a local directory nor in the hub's cache, and cannot be "
-            f"fetched. Where there is a network run `hf download {name} --local-dir DIR`, "
-            f"then give DIR here. ({reason})"
-        ) from error
 
 
 class Tokenizer:
@@ -136,7 +111,7 @@ class BERTTokenizer(Tokenizer):
                 ids = {line.rstrip("\n"): index for index, line in enumerate(lines)}
             tokenizer = BertTokenizer(vocab=ids, do_lower_case=True)
         else:
-            tokenizer = _from_hub(BertTokenizer, name, "the tokenizer", *_BERT_FILES)
+            tokenizer = from_hub(BertTokenizer, name, "the tokenizer", *_BERT_FILES)
         super().__init__(tokenizer, max_length)
 
 
@@ -191,6 +166,8 @@ class TransformerEmbedder(Embedder):
 
     n_embed: width D.  n_layer: depth.  vocab_size, max_seq_len: token ids and positions.
     """
+
+    slots = ("crossattn",)
 
     def __init__(
         self,
@@ -294,7 +271,7 @@ class FrozenCLIPEmbedder(CaptionEmbedder):
         from transformers import CLIPTextConfig, CLIPTextModel
 
         config = (
-            _from_hub(CLIPTextConfig, version, "the text encoder's configuration", ["config.json"])
+            from_hub(CLIPTextConfig, version, "the text encoder's configuration", ["config.json"])
             if Path(version).is_dir()
             else CLIPTextConfig(
                 hidden_size=768,
@@ -320,7 +297,7 @@ class FrozenCLIPEmbedder(CaptionEmbedder):
         """CLIP's."""
         from transformers import CLIPTokenizer
 
-        tokenizer = _from_hub(CLIPTokenizer, self.version, "the tokenizer", *_CLIP_FILES)
+        tokenizer = from_hub(CLIPTokenizer, self.version, "the tokenizer", *_CLIP_FILES)
         return Tokenizer(tokenizer, self.max_length)
 
     def prepare(self) -> None:
@@ -329,7 +306,7 @@ class FrozenCLIPEmbedder(CaptionEmbedder):
 
         super().prepare()
         if not self._has_weights:
-            source = _from_hub(CLIPTextModel, self.version, "the text encoder")
+            source = from_hub(CLIPTextModel, self.version, "the text encoder")
             self.transformer["text_model"].load_state_dict(_text_model(source).state_dict())
             self._has_weights = True
 

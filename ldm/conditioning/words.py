@@ -22,6 +22,7 @@ class BagOfWords(CaptionEmbedder):
     """
 
     slot = "vector"
+    slots = ("vector",)
 
     def __init__(
         self,

@@ -40,6 +40,7 @@ CONDITIONING_KEYS: dict[str | None, tuple[str, ...]] = {
     "adm": ("vector",),
     "hybrid-adm": ("concat", "crossattn", "vector"),
     "crossattn-adm": ("crossattn", "vector"),
+    "concat-adm": ("concat", "vector"),
 }
 
 

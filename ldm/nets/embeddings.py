@@ -1,4 +1,4 @@
-"""Embeddings of the diffusion time, and the places of cells."""
+"""Sinusoidal embeddings of the diffusion time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["coordinates", "sine_first_timestep_embedding", "timestep_embedding"]
+__all__ = ["sine_first_timestep_embedding", "timestep_embedding"]
 
 
 def timestep_embedding(
@@ -38,18 +38,6 @@ def sine_first_timestep_embedding(timesteps: Tensor, dim: int) -> Tensor:
     index = torch.arange(half, dtype=torch.float32, device=timesteps.device)
     angles = timesteps[:, None].float() * torch.exp(-math.log(10000.0) / (half - 1) * index)
     return _pad_to(torch.cat([angles.sin(), angles.cos()], dim=1), dim)
-
-
-def coordinates(x: Tensor) -> Tensor:
-    """Places of the cells of a map (B, C, H, W), as two channels of it: (B, 2, H, W).
-
-    Across and down, of the cells' middles, from -1 at one border of the map to 1 at the other
-    (CoordConv, arXiv:1807.03247).
-    """
-    height, width = x.shape[2:]
-    across, down = ((2 * torch.arange(n, device=x.device) + 1) / n - 1 for n in (width, height))
-    places = torch.stack([across.expand(height, width), down[:, None].expand(height, width)])
-    return places.to(x.dtype).expand(len(x), 2, height, width)
 
 
 def _pad_to(embedding: Tensor, dim: int) -> Tensor:

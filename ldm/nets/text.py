@@ -27,7 +27,8 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (..., dim). Returns the same shape."""
-        rms = x.float().square().mean(dim=-1, keepdim=True).sqrt()
+        single = x.to(torch.promote_types(x.dtype, torch.float32))
+        rms = single.square().mean(dim=-1, keepdim=True).sqrt()
         return (x / rms.clamp(min=self.eps)).to(x.dtype) * self.g  # eps: an all-zero token
 
 

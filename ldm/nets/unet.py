@@ -21,7 +21,7 @@ from ldm.nets.blocks import (
     require_images,
     require_size,
 )
-from ldm.nets.embeddings import coordinates, timestep_embedding
+from ldm.nets.embeddings import timestep_embedding
 from ldm.nets.linear import Linear
 from ldm.nets.norm import NormSiLU, group_norm
 from ldm.nets.transformer import SpatialTransformer
@@ -185,8 +185,6 @@ class UNetModel(nn.Module):
     projection joins the time's, as in GLIDE (arXiv:2112.10741, section 3.1).
     context_dim: the width of the context its spatial transformers attend to.
     n_embed: predicts that many codebook logits per position.
-    coordinates: cells are told their place (`ldm.nets.embeddings.coordinates`, joined to x), which
-    otherwise only the border tells them.
 
     Accepted and without effect: `image_size` (any size is taken), `use_fp16` (autocast does that).
     Raises ValueError for widths, heads or switches that do not fit together.
@@ -219,7 +217,6 @@ class UNetModel(nn.Module):
         n_embed: Positive | None = None,
         legacy: bool = True,
         adm_in_channels: Positive | None = None,
-        coordinates: bool = False,
     ) -> None:
         super().__init__()
         require_images(dims)
@@ -240,7 +237,6 @@ class UNetModel(nn.Module):
         )
         self.in_channels, self.out_channels = in_channels, out_channels
         self.num_classes, self.adm_in_channels = num_classes, adm_in_channels
-        self.has_coordinates = coordinates
         # published: only legacy plain attention looks at num_heads_upsample
         has_own_heads = legacy and context_dim is None and num_heads_upsample != -1
         self._build(stages, num_heads_upsample if has_own_heads else None, n_embed)
@@ -257,7 +253,7 @@ class UNetModel(nn.Module):
 
         self.time_embed = TimeEmbedding(ch, emb_channels)
         self.label_emb = _label_embedding(self.num_classes, self.adm_in_channels, emb_channels)
-        self.input_blocks, skips = stages.encoder(self.in_channels + 2 * self.has_coordinates)
+        self.input_blocks, skips = stages.encoder(self.in_channels)
         self.middle_block = stages.middle()
         self.output_blocks = stages.decoder(skips, upsample_heads)
         self.out = NormSiLU(ch, zeroed(nn.Conv2d(ch, self.out_channels, 3, padding=1)))
@@ -283,8 +279,7 @@ class UNetModel(nn.Module):
         emb = self.time_embed(timesteps)
         if self.label_emb is not None:
             emb = emb + self.label_emb(y)
-        h = torch.cat([x, coordinates(x)], dim=1) if self.has_coordinates else x
-        skips = []
+        h, skips = x, []
         for block in self.input_blocks:
             h = block(h, emb, context)
             skips.append(h)

@@ -56,6 +56,40 @@ def test_maps_that_do_not_fit_are_named(config, message):
         start(config)
 
 
+def by_boxes(size, classes=24, in_channels=10):
+    """A model on painted boxes, beside a latent of 4."""
+    config = by_map(data_labels=None)
+    params = config["model"]["params"]
+    params["cond_stage_key"] = "layout"
+    params["cond_stage_config"] = {
+        "target": "ldm.conditioning.boxes.BoxMap",
+        "params": {"n_embed": 6, "num_classes": classes, "size": size},
+    }
+    params["unet_config"]["params"]["in_channels"] = in_channels
+    sets = config["data"]["params"]
+    for name in ("train", "validation"):
+        params = {"source": sets[name]}
+        sets[name] = {"target": "ldm.data.layouts.Layouts", "params": params}
+    return config
+
+
+def test_painted_boxes_that_fit_start():
+    start(by_boxes(size=8))
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (by_boxes(size=4), "BoxMap encodes, becomes 4 x 4 cells, .* diffused has 8 x 8"),
+        (by_boxes(size=8, in_channels=9), r"in_channels: 9, .* latents of 4 channels \+ 6"),
+        (by_boxes(size=8, classes=23), "num_classes: 23, but the data has 24 classes"),
+    ],
+)
+def test_painted_boxes_that_do_not_fit_are_named(config, message):
+    with pytest.raises(ConfigError, match=message):
+        start(config)
+
+
 def by_two_encoders(in_channels):
     """Two encoders of one entry, of 25 channels each, beside a latent of 4."""
     config = by_map()

@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,10 +12,12 @@ from ldm.conditioning.labels import ClassEmbedder
 from ldm.conditioning.layout import LayoutEmbedder
 from ldm.conditioning.spatial import SpatialRescaler
 from ldm.config import ConfigError
+from tests.cli.runs import second_stage
 from tests.cli.test_preflight_concatenated import by_map, start
 from tests.models.diffusion_models import latent, unet
 
 PLACE = "model.params.cond_stage_config"
+LABELS = "ldm.conditioning.labels"
 
 
 def labels(n_classes=9):
@@ -72,3 +75,138 @@ def test_a_map_of_more_labels_than_one_of_two_encoders_knows_is_named_by_its_pla
 
 def test_a_model_without_a_condition_has_no_classes_to_check():
     check_classes(torch.nn.Identity(), 9)
+
+
+# labels and vectors that go to the network itself, and an example of the data
+
+
+def by_label(rows=25, drop_rate=0.1, **tau):
+    """A start of a model whose network has a table of `rows` classes; the data has 24."""
+    config = second_stage()
+    params = config["model"]["params"]
+    for key in ("use_spatial_transformer", "context_dim"):
+        params["unet_config"]["params"].pop(key)
+    params["unet_config"]["params"]["num_classes"] = rows
+    labels = {"n_classes": rows, "key": "class_label", "drop_rate": drop_rate} | tau
+    params["cond_stage_config"] = {"target": f"{LABELS}.ClassLabels", "params": labels}
+    params |= {"conditioning_key": "adm", "cond_stage_trainable": False}
+    return config
+
+
+def published(rows):
+    """The same as the 2022 release says it: nothing but a key and a table."""
+    config = by_label(rows)
+    config["model"]["params"]["cond_stage_config"] = {"target": "torch.nn.Identity"}
+    return config
+
+
+def by_vector(width=3, **unet):
+    """A start of a model that is told a vector of 3 numbers, as it is."""
+    config = published(9)
+    params = config["model"]["params"]
+    del params["unet_config"]["params"]["num_classes"]
+    params["unet_config"]["params"] |= {"adm_in_channels": width} | unet
+    config["data"]["params"] |= {"train": {"target": f"{__name__}.Vectors"}, "validation": None}
+    params["cond_stage_key"] = "vector"
+    return config
+
+
+class Vectors:
+    """Images with a vector, and labels without names of classes."""
+
+    label = 2
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        vector = np.zeros(3, np.float32)
+        image = np.zeros((16, 16, 3), np.uint8)
+        return {"image": image, "vector": vector, "class_label": self.label}
+
+
+class Fractions(Vectors):
+    label = 0.5
+
+
+def unnamed(config, data="Vectors"):
+    config["data"]["params"] |= {"train": {"target": f"{__name__}.{data}"}, "validation": None}
+    return config
+
+
+@pytest.mark.parametrize(
+    "config",
+    [by_label(25), by_label(24, 0.0), published(24), by_vector(), unnamed(by_label(4))],
+)
+def test_labels_and_vectors_that_fit_start(config):
+    start(config)
+
+
+ROWS = f"{PLACE}.params.n_classes"
+TABLE = "model.params.unet_config.params.num_classes"
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (
+            by_label(24),
+            f"{ROWS}: 24, but the data has 24 classes (data.params.train) and drop_rate needs one "
+            "more row; expected at least 25",
+        ),
+        (
+            published(23),
+            f"{TABLE}: 23, but the data has 24 classes (data.params.train); expected at least 24",
+        ),
+        (by_label(25, n_classes=26), f"{TABLE}: 25, but labels are those of 26 classes (cond_"),
+        (
+            unnamed(by_label(3)),
+            f"{ROWS}: 3, but data.params.train: 'class_label', which ClassLabels reads, is 2; "
+            "expected labels 0 to 1 and the null class",
+        ),
+        (
+            unnamed(by_label(4), "Fractions"),
+            "data.params.train: 'class_label', which ClassLabels reads, is of type float; expected "
+            "an integer class label",
+        ),
+        (
+            by_vector(4),
+            "model.params.unet_config.params.adm_in_channels: 4, but data.params.train: 'vector' "
+            f"of shape (3,) and float32, which FunctionEmbedder encodes ({PLACE}), becomes 3 wide; "
+            "expected 3",
+        ),
+        (
+            by_vector(3, adm_in_channels=None, num_classes=9),
+            "data.params.train: 'vector', which ClassLabels reads, is of shape (3,) and float32",
+        ),
+    ],
+)
+def test_labels_and_vectors_that_do_not_fit_are_named(config, message):
+    with pytest.raises(ConfigError) as error:
+        start(config)
+    assert str(error.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("key", "changes", "message"),
+    [
+        (
+            "class_label",
+            {"conditioning_key": "crossattn"},
+            r"'class_label' of type int, which FunctionEmbedder encodes .*, becomes \(\); expected "
+            r"tokens \(N, D\), for 'crossattn'",
+        ),
+        (
+            "caption",
+            {"conditioning_key": "crossattn"},
+            "'caption' of type str, which FunctionEmbedder encodes .* is no array",
+        ),
+    ],
+)
+def test_an_entry_that_is_neither_tokens_nor_vectors_is_named(key, changes, message):
+    config = second_stage()
+    params = config["model"]["params"]
+    params["cond_stage_config"] = {"target": "torch.nn.Identity"}
+    params |= {"cond_stage_key": key, "cond_stage_trainable": False} | changes
+    with pytest.raises(ConfigError, match=message):
+        start(config)

@@ -48,8 +48,9 @@ name of a class where the data that the model was trained on can be asked for it
     def items(self, model: Any, args: argparse.Namespace) -> list[Item]:
         """Layouts of the command line, then those of files, each as often as asked."""
         require_script("scripts/layout2img.py", model)
-        tokens = [_tokens(part) for part in _parts(model)]
-        num_classes = min((each.num_classes for each in tokens if each), default=None)
+        known = [_tokens(part) or part.embedder for part in _parts(model)]
+        counts = [getattr(each, "num_classes", None) for each in known]
+        num_classes = min((count for count in counts if count is not None), default=None)
         if not args.boxes and not args.layouts:
             raise ConfigError(
                 'no layouts: give --boxes "LABEL LEFT TOP WIDTH HEIGHT" or JSON files'

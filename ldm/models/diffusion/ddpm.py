@@ -20,6 +20,7 @@ from ldm.models.diffusion.assemble import (
     LatentDiffusionConfig,
     assemble,
 )
+from ldm.models.diffusion.condition import encoders_of
 from ldm.models.diffusion.previews import previews
 from ldm.models.diffusion.published import PublishedMethods
 from ldm.models.diffusion.sampling import sample
@@ -202,6 +203,7 @@ class LatentDiffusion(ScaledLatents, DDPM):
         self._wire({"channels": self.channels, **config}, parts)
         self.first_stage_model = parts.first_stage.eval().requires_grad_(False)
         self.cond_stage_trainable = config.get("cond_stage_trainable", False)
+        self._trained_encoders = parts.trained_encoders
         if parts.cond_stage is not None:
             self.cond_stage_model = parts.cond_stage
         self._wire_scale(config)
@@ -221,8 +223,9 @@ class LatentDiffusion(ScaledLatents, DDPM):
         """The frozen parts stay in evaluation mode."""
         super().train(mode)
         self.first_stage_model.eval()
-        if hasattr(self, "cond_stage_model") and not self.cond_stage_trainable:
-            self.cond_stage_model.eval()
+        for encoder in encoders_of(getattr(self, "cond_stage_model", None)).values():
+            if encoder not in self._trained_encoders:
+                encoder.eval()
         return self
 
     @torch.no_grad()
@@ -232,6 +235,6 @@ class LatentDiffusion(ScaledLatents, DDPM):
         return images
 
     def learned_parameters(self) -> list[nn.Parameter]:
-        """As without a first stage, and tau_theta when it is trained."""
-        tau = self.cond_stage_model.parameters() if self.cond_stage_trainable else ()
+        """As without a first stage, and those of the encoders tau_theta that are trained."""
+        tau = [p for encoder in self._trained_encoders for p in encoder.parameters()]
         return [*super().learned_parameters(), *tau]
