@@ -1,6 +1,7 @@
 """The paper's models: what it says of each, miniature data for each, and narrow ones to train."""
 
 import json
+import tarfile
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -84,7 +85,7 @@ def miniature(directory):
     """Data of every kind in one directory, five pictures each.
 
     images/*.png with captions, maps/*.png with labels, instances.json with a box in each image,
-    and the same pictures as two classes of ImageNet.
+    the same pictures as two classes of ImageNet, and those of `images` in shards/0.tar.
     """
     for part in ("images", "maps", "train/n01440764", "train/n01443537", "val/n01443537"):
         (directory / part).mkdir(parents=True)
@@ -107,6 +108,10 @@ def miniature(directory):
         "categories": [{"id": 1, "name": "thing"}],
     }
     (directory / "instances.json").write_text(json.dumps(coco))
+    (directory / "shards").mkdir()
+    with tarfile.open(directory / "shards/0.tar", "w") as tar:
+        for path in sorted((directory / "images").iterdir()):
+            tar.add(path, path.name)
     return directory
 
 
@@ -123,6 +128,7 @@ def on_miniature(config: dict[str, Any], directory) -> list[str]:
             places = {
                 "ckpt_path": "null",
                 "annotations": directory / "instances.json",
+                "shards": directory / "shards",
                 "root": directory if is_whole else directory / "images",
                 "data_root": directory if is_whole else directory / "images",
             }

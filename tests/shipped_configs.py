@@ -86,7 +86,7 @@ def shrunk(config: dict[str, Any], root: Path | str) -> list[str]:
             overrides.append(f"{path}={_AT_MOST[key]}")
         elif key in _INSTEAD:
             overrides.append(f"{path}={_INSTEAD[key]}")
-        elif key == "root" and value == "???":
+        elif key in ("root", "shards") and value == "???":
             overrides.append(f"{path}={root}")
         elif key == "data_root" and value == "???":
             overrides.append(f"{path}={Path(root).with_name('synsets')}")
