@@ -38,8 +38,15 @@ _BOXES = (
     "ldm.conditioning.layout.LayoutEmbedder with published: true (docs/data-boxes.md)"
 )
 
+_PAIRS = (
+    "use ldm.data.superres.SuperResolution with method: bsr_light around ldm.data.folder."
+    "ImageFolder (docs/data.md, Pairs for super-resolution)"
+)
+
 # prefix of a target that was published without its code -> what to use in its place
 NOT_RELEASED = {
+    "ldm.data.openimages.SuperresOpenImagesAdvancedTrain": _PAIRS,
+    "ldm.data.openimages.SuperresOpenImagesAdvancedValidation": _PAIRS,
     "ldm.data.openimages.OpenImagesBBoxTrain": _BOXES,
     "ldm.data.openimages.OpenImagesBBoxValidation": _BOXES,
     "ldm.data.openimages": (

@@ -37,6 +37,7 @@ _AT_MOST = {
     "max_images": 2,
 }
 _LARGEST_IMAGE = 64  # pixels, for a first stage: a second stage's latents have a size of their own
+_INDEX = "configs/tiny/neighbours.safetensors"  # of the first scenes of ShapesDataset
 _INSTEAD = {"ckpt_path": "null", "lpips_weights": "null", "perceptual_weight": "0"}
 
 
@@ -86,6 +87,8 @@ def shrunk(config: dict[str, Any], root: Path | str) -> list[str]:
             overrides.append(f"{path}={_AT_MOST[key]}")
         elif key in _INSTEAD:
             overrides.append(f"{path}={_INSTEAD[key]}")
+        elif key == "index" and value == "???":
+            overrides.append(f"{path}={_INDEX}")
         elif key in ("root", "shards") and value == "???":
             overrides.append(f"{path}={root}")
         elif key == "data_root" and value == "???":

@@ -28,6 +28,7 @@ TWINS = {
     "tiny/ldm-text": "tiny/autoencoder-kl",
     "tiny/ldm-layout": "tiny/autoencoder-kl",
     "tiny/ldm-vq": "tiny/autoencoder-vq",
+    "tiny/ldm-retrieval": "tiny/autoencoder-kl",
     "tiny/ldm-superres": "tiny/autoencoder-kl",
     "tiny/ldm-semantic": "tiny/autoencoder-vq",
     "tiny/ldm-inpaint": "tiny/autoencoder-vq",

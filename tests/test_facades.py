@@ -54,6 +54,8 @@ PUBLISHED = {
         "BERTTokenizer": "ldm.conditioning.text",
         "ClassEmbedder": "ldm.conditioning.labels",
         "FrozenCLIPEmbedder": "ldm.conditioning.text",
+        "FrozenCLIPTextEmbedder": "ldm.conditioning.clip",
+        "FrozenClipImageEmbedder": "ldm.conditioning.clip",
         "FrozenT5Embedder": "ldm.conditioning.t5",
         "SpatialRescaler": "ldm.conditioning.spatial",
         "TransformerEmbedder": "ldm.conditioning.text",

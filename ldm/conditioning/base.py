@@ -15,7 +15,7 @@ from ldm.tensor import expand_to, sent_to
 __all__ = ["Embedder", "FunctionEmbedder", "Reads", "Slot"]
 
 Slot = Literal["crossattn", "concat", "vector"]
-Reads = Literal["text", "label", "layout", "other"]
+Reads = Literal["text", "label", "layout", "neighbours", "other"]
 
 
 class Embedder(nn.Module, ABC):
@@ -28,9 +28,9 @@ class Embedder(nn.Module, ABC):
         what classifier-free guidance needs (arXiv:2207.12598). Typical 0.1.
     embed_dim: width of the output (channels for `concat`), None when it depends on the input.
     reads: what the sampling scripts give it: "text" captions (B strings), "label" integers (B,)
-        from 0 to its `null_label`, "layout" layouts (`ldm.data.layouts`), "other" what its key
-        says: LR_image, segmentation and masked_image have scripts, any other entry is for
-        `model.sample` alone.
+        from 0 to its `null_label`, "layout" layouts (`ldm.data.layouts`), "neighbours" embeddings
+        of images (B, k, D), "other" what its key says: LR_image, segmentation and masked_image
+        have scripts, any other entry is for `model.sample` alone.
     """
 
     slot: Slot = "crossattn"

@@ -18,13 +18,22 @@ import numpy as np
 from ldm.config import ConfigError, did_you_mean
 from ldm.data.images import ImageFiles
 from ldm.data.listing import class_names, existing_directory, list_files
-from ldm.data.superres import FILTERS, Method, low_resolution
+from ldm.data.superres import FILTERS, Degradation, low_resolution
 from ldm.data.transforms import Framing
 
 __all__ = ["ImageNetSRTrain", "ImageNetSRValidation", "ImageNetTrain", "ImageNetValidation"]
 
-# published: names of Pillow's filters
-_DEGRADATIONS: dict[str, Method] = {f"pil_{name}": method for method, name in FILTERS.items()}
+# published: names of degradations
+_DEGRADATIONS: dict[str, Degradation] = {
+    "bsrgan": "bsr",
+    "bsrgan_light": "bsr_light",
+    "cv_nearest": "cv_nearest",
+    "cv_bilinear": "cv_bilinear",
+    "cv_bicubic": "cv_bicubic",
+    "cv_area": "cv_area",
+    "cv_lanczos": "cv_lanczos",
+    **{f"pil_{name}": method for method, name in FILTERS.items()},
+}
 
 
 class _Synsets(ImageFiles):
@@ -85,7 +94,11 @@ class ImageNetValidation(ImageNetTrain):
 class ImageNetSRTrain(_Synsets):
     """Training pairs of an image and a smaller, degraded copy of it.
 
-    size: side of the image in pixels.  degradation: `pil_` and the name of a resampling filter.
+    size: side of the image in pixels.
+    degradation: `bsrgan`, `bsrgan_light`, `cv_` and the name of one of OpenCV's filters (nearest,
+        bilinear, bicubic, area, lanczos), or `pil_` and one of Pillow's (nearest, bilinear,
+        bicubic, box, hamming, lanczos); see `ldm.data.superres.low_resolution`, where the first two
+        are `bsr` and `bsr_light`.
     downscale_f: the copy's side is size / downscale_f.
     min_crop_f, max_crop_f: side of the window that is cut out, as a fraction of the short side.
     random_crop: anywhere instead of in the centre.  data_root: as for `ImageNetTrain`.
@@ -125,7 +138,8 @@ class ImageNetSRTrain(_Synsets):
     def item(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         """The sample at `index` and its degraded copy."""
         found = super().item(index, rng)
-        return {**found, "LR_image": low_resolution(found["image"], self._factor, self._method)}
+        small = low_resolution(found["image"], self._factor, self._method, rng)
+        return {**found, "LR_image": small}
 
 
 class ImageNetSRValidation(ImageNetSRTrain):

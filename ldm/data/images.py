@@ -8,8 +8,9 @@ and every epoch.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +45,17 @@ class ImageFiles(Dataset[dict[str, Any]]):
     [-1, 1] as float32, `relpath`, and what a subclass adds in `facts`. Every random choice is drawn
     from `rng`.
 
+    `beside`, when another data set assigns it, reads what lies beside an image from the image's
+    name and size (H, W): an array (H, W, C) that is framed as the image is, by the nearest pixel,
+    and becomes `beside` of the item.
+
     `class_names` are those of a subclass whose classes are directories, in the order of the labels.
 
     Raises ConfigError when no file can be used.
     """
 
     class_names: Sequence[str] = ()
+    beside: Callable[[str, tuple[int, int]], NDArray[Any]] | None = None
 
     def __init__(
         self,
@@ -61,7 +67,7 @@ class ImageFiles(Dataset[dict[str, Any]]):
         fast_decode: bool = False,
     ) -> None:
         self.root, self.names, self.framing = root, names, framing
-        self.pixels = pixels or PixelFormat()
+        self.pixels, self.fast_decode = pixels or PixelFormat(), fast_decode
         # at least MIN_SIDE: a picture that a draft made narrow is not a narrow picture
         self._draft_side = max(framing.height, framing.width, MIN_SIDE) if fast_decode else None
         self._bad: dict[int, str] = {}
@@ -83,6 +89,10 @@ class ImageFiles(Dataset[dict[str, Any]]):
         flips = self.framing.flips(rng) and not mentions_a_side(facts.get("caption", ""))
         image = self.framing.framed(pixels, window, flips=flips)
         within = self.facts_within(good, window, flips=flips)
+        if self.beside is not None:
+            other = self.beside(self.names[good], pixels.shape[:2])
+            nearest = replace(self.framing, interpolation="nearest")
+            within["beside"] = nearest.framed(other, window, flips=flips)
         return {"image": image, "relpath": self.names[good], **facts, **within}
 
     def good(self, index: int) -> tuple[int, NDArray[Any]]:
@@ -100,7 +110,7 @@ class ImageFiles(Dataset[dict[str, Any]]):
         return self.framing.window(rows, columns, rng)
 
     def facts_within(self, index: int, window: Window, *, flips: bool) -> dict[str, Any]:
-        """What is known about the part of a sample that is seen, mirrored or not: boxes."""
+        """What is known about the part of a sample that is seen, mirrored or not: boxes, maps."""
         return {}
 
     def class_facts(self, index: int) -> dict[str, Any]:

@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["CLIPDissimilarity", "to_clip_pixels"]
+from ldm.nets.clip import normalization, normalized_pixels
 
-# of the pixels that CLIP was trained on, red, green, blue in [0, 1]
-MEAN = (0.48145466, 0.4578275, 0.40821073)
-STD = (0.26862954, 0.26130258, 0.27577711)
+__all__ = ["CLIPDissimilarity"]
 
 
 @dataclass(frozen=True)
@@ -35,42 +32,9 @@ class CLIPDissimilarity:
 
     def __post_init__(self) -> None:
         """Bring the numbers that pixels are normalized by to where the embeddings are."""
-        object.__setattr__(self, "_normal", _normal(self.text.device))
+        object.__setattr__(self, "_normal", normalization(self.text.device))
 
     def __call__(self, image: Tensor) -> Tensor:
         """The loss (B,), in [-1, 1], of images (B, C, H, W) in [-1, 1]."""
-        seen = self.embed(_clip_pixels(image, self.size, self._normal))
+        seen = self.embed(normalized_pixels(image, self.size, self._normal))
         return -F.cosine_similarity(seen.float(), self.text.float(), dim=1)
-
-
-def to_clip_pixels(image: Tensor, size: int) -> Tensor:
-    """Images as CLIP takes them: (B, 3, size, size), zero mean and unit variance per channel.
-
-    The shorter side is resized to `size`, bicubic with antialiasing, and the square in the centre
-    is what is seen, as CLIP was trained; differentiable. Values are clamped to the range of an
-    image first, so that nothing is gained by leaving it.
-
-    image: (B, 3, H, W), or grey (B, 1, H, W), in [-1, 1].
-    Raises ValueError for another number of channels.
-    """
-    return _clip_pixels(image, size, _normal(image.device))
-
-
-def _normal(device: torch.device) -> Tensor:
-    """Mean and standard deviation of CLIP's pixels, (2, 1, 3, 1, 1)."""
-    return torch.tensor([MEAN, STD], device=device)[:, None, :, None, None]
-
-
-def _clip_pixels(image: Tensor, size: int, normal: Tensor) -> Tensor:
-    channels, height, width = image.shape[1:]
-    if channels not in (1, 3):
-        raise ValueError(f"images have {channels} channels, expected 1 or 3, which CLIP sees")
-    # black and white are -1 and 1, and CLIP's numbers are of 0 and 1
-    image = (image.float().clamp(-1, 1) + 1) / 2
-    factor = size / min(height, width)
-    sides = [max(size, round(side * factor)) for side in (height, width)]
-    if sides != [height, width]:
-        image = F.interpolate(image, size=sides, mode="bicubic", antialias=True)
-    top, left = ((side - size) // 2 for side in sides)
-    image = image[..., top : top + size, left : left + size].expand(-1, 3, -1, -1)
-    return (image - normal[0]) / normal[1]

@@ -95,6 +95,19 @@ def holes(root):
     return Masked(ImageFolder(root / "classes", 16, split="all", random_crop=True))
 
 
+def holes_by_name(root):
+    return Masked(ImageFolder(root / "classes", 16, split="all"), kinds={"thin": 1, "half": 2})
+
+
+def holes_of_files(root):
+    images = ImageFolder(root / "pairs/images", 16, split="all", random_crop=True, flip_p=0.5)
+    return Masked(images, masks=root / "pairs/maps")
+
+
+def blindly_degraded(root):
+    return SuperResolution(folder(root), 2, "bsr")
+
+
 def pairs(root):
     place = root / "pairs"
     return ImageMapFolder(place, 16, num_labels=2, split="all", random_crop=True, flip_p=0.5)
@@ -144,7 +157,8 @@ def both_faces(root):
 MAKERS = [
     shapes, layouts, coco, folder, captioned, arrays, file_list, imagenet, imagenet_validation,
     super_resolution, superres_of_shapes, superres_of_folder, bedrooms, cats, celebahq, ffhq,
-    both_faces, maps, pairs, holes, coco_windows, coco_captions, shards,
+    both_faces, maps, pairs, holes, holes_by_name, holes_of_files, blindly_degraded,
+    coco_windows, coco_captions, shards,
 ]  # fmt: skip
 
 

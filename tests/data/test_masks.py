@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from ldm.config import ConfigError
-from ldm.data.masks import Masked, box, hole, masked, stroke
+from ldm.data.holes import box, hole, stroke
+from ldm.data.masks import Masked, masked
 from ldm.data.module import Keyed, collate
 from ldm.data.shapes import ShapesDataset
 from ldm.tensor import to_image_tensor
@@ -123,6 +124,32 @@ def test_holes_are_new_in_each_epoch_and_the_same_in_every_validation():
     assert masks == [again[key]["mask"].tobytes() for key in keys]
 
 
+def test_kinds_are_drawn_by_their_weights():
+    weights = {"half": 3, "outpaint": 1, "thin": 0, "box": 4}
+    source = ShapesDataset(32, length=2)
+    data = Keyed(Masked(source, kinds=weights, share=[0.1, 0.1]), seed=0)
+    shares = np.array([(data[key]["mask"] == 255).mean() for key in range(400)])
+    counts = [(shares == 0.5).sum(), (shares < 0.12).sum()]
+    # 4 standard errors of 400 draws with probabilities 3/8 and 1/2; outpainting may hide a half
+    assert abs(counts[0] - 150) < 42
+    assert abs(counts[1] - 200) < 40
+
+
+@pytest.mark.parametrize("kind", ["thin", "medium", "thick", "half", "outpaint"])
+def test_presets_are_new_in_each_epoch_and_the_same_in_every_validation(kind):
+    data = [Keyed(Masked(ShapesDataset(32, length=2), kinds=kind), seed=0) for _ in range(2)]
+    masks = [[each[key]["mask"].tobytes() for key in range(8)] for each in data]
+    assert masks[0] == masks[1]
+    assert len(set(masks[0])) == (4 if kind == "half" else 8)
+
+
+def test_boxes_and_strokes_are_mixed_in_one_image_as_without_presets():
+    source = ShapesDataset(32, length=2)
+    plain = Masked(source, kinds=["box", "stroke"])[0]["mask"]
+    assert np.array_equal(Masked(source)[0]["mask"], plain)
+    assert np.array_equal(Masked(source, kinds={"box": 2, "stroke": 2})[0]["mask"], plain)
+
+
 def test_a_grey_image_without_channels_has_a_hole_too():
     class Grey:
         def __len__(self):
@@ -158,8 +185,12 @@ def test_what_is_no_data_set_is_refused_as_a_source(source):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"kinds": ["box", "strok"]}, "kinds: 'strok'; expected box or stroke.*stroke"),
-        ({"kinds": []}, "kinds: none; expected box, stroke or both"),
+        ({"kinds": ["box", "strok"]}, "kinds: 'strok'; expected box, stroke, thin.*'stroke'"),
+        ({"kinds": "tick"}, "kinds: 'tick'; expected box, .*did you mean 'thi"),
+        ({"kinds": []}, "kinds: none; expected one or more of box, stroke, thin, medium, thick"),
+        ({"kinds": {"thick": 0}}, "kinds: none; expected one or more of"),
+        ({"kinds": {"thick": 1, "half": -1}}, "kinds: half: -1; expected a weight, 0 or more"),
+        ({"kinds": "thick", "share": [0.1, 0.2]}, "share: .*expected none without box or stroke"),
         ({"share": [0.0, 0.5]}, r"share: \[0\.0, 0\.5\]; expected \[least, most\] of an image, ab"),
         ({"share": [0.5, 0.2]}, "expected .least, most."),
         ({"share": [0.5, 0.96]}, r"share: \[0\.5, 0\.96\]; expected .*, above 0 and up to 0\.95"),

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ldm.config import ConfigError
+from ldm.config import ConfigError, check, instantiate_from_config
 from ldm.data.module import Keyed
 from ldm.data.pairs import ImageMapFolder
 
@@ -92,17 +92,125 @@ def test_a_missing_directory_is_named(tmp_path):
         folder(tmp_path, maps="labels")
 
 
-def test_a_pair_that_does_not_fit_is_replaced_by_its_neighbour(tmp_path, caplog_ldm):
+@pytest.mark.parametrize("ending", [".png", ".npy"])
+def test_a_map_of_another_size_is_an_error_at_the_start(tmp_path, ending):
     for name in "abcd":
         save(tmp_path, name)
-    Image.new("L", (12, 24)).save(tmp_path / "maps/b.png")
+    (tmp_path / "maps/b.png").unlink()
+    if ending == ".png":
+        Image.new("L", (12, 24)).save(tmp_path / "maps/b.png")
+    else:
+        np.save(tmp_path / "maps/b.npy", np.zeros((24, 12), np.int64))
+    message = (
+        rf"maps/b\{ending}: this map has 24 x 12 pixels \(height x width\), its image "
+        r".*images/b\.png has 24 x 40; expected the same"
+    )
+    with pytest.raises(ConfigError, match=message):
+        folder(tmp_path)
+
+
+def turned(root, map_size):
+    """A photograph of 24 x 40 pixels that is stored on its side, and its map."""
+    save(root)
+    (root / "images/a.png").unlink()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (24, 40)).save(root / "images/a.jpg", exif=exif)
+    Image.new("L", map_size[::-1], 3).save(root / "maps/a.png")
+
+
+def test_an_image_that_is_stored_on_its_side_has_its_upright_size(tmp_path):
+    turned(tmp_path, (24, 40))
+    assert (folder(tmp_path)[0]["segmentation"] == 3).all()
+
+
+def test_a_map_of_another_size_than_the_header_shows_is_an_error_when_it_is_used(tmp_path):
+    turned(tmp_path, (40, 24))
+    # the first pair is read when the data set is made
+    with pytest.raises(ConfigError, match=r"this map has 40 x 24 pixels .* has 24 x 40"):
+        folder(tmp_path)
+    save(tmp_path, "b")
+    (tmp_path / "images/b.png").rename(tmp_path / "images/0.png")
+    (tmp_path / "maps/b.png").rename(tmp_path / "maps/0.png")
+    data = folder(tmp_path)
+    with pytest.raises(
+        ConfigError, match=r"maps/a\.png: this map has 40 x 24 .*a\.jpg has 24 x 40"
+    ):
+        data[1]
+
+
+def test_a_pair_that_cannot_be_read_is_replaced_by_its_neighbour(tmp_path, caplog_ldm):
+    for name in "abcd":
+        save(tmp_path, name)
+    (tmp_path / "maps/b.png").write_text("this is no map")
     (tmp_path / "maps/c.png").write_bytes((tmp_path / "maps/d.png").read_bytes()[:50])
     data = folder(tmp_path)
+    assert "b.png (its map: not an image)" in caplog_ldm.text
     assert [data[index]["relpath"] for index in range(4)] == ["a.png", "d.png", "d.png", "d.png"]
-    assert "b.png (its map has 24 x 12 pixels, it has 24 x 40)" in caplog_ldm.text
     assert "c.png (its map: " in caplog_ldm.text
     expected = data[3]["segmentation"]
     assert np.array_equal(data[1]["segmentation"], expected)
+
+
+def test_windows_of_256_of_384_pixels_are_cut_of_both_alike(tmp_path):
+    # here 16 of 24: nearest pixels of a window that is not resized are those of the file
+    save(tmp_path)
+    options = {"random_crop": True, "flip_p": 0.5, "min_crop": 2 / 3, "max_crop": 2 / 3}
+    data = Keyed(folder(tmp_path, 16, **options), seed=0)
+    whole = folder(tmp_path, [24, 40])[0]["segmentation"]
+    windows = {
+        window.tobytes()
+        for top in range(9)
+        for left in range(25)
+        for window in (whole[top : top + 16, left : left + 16],)
+        for window in (window, window[:, ::-1])
+    }
+    seen = set()
+    for epoch in range(40):
+        item = data[epoch]
+        assert np.array_equal(item["image"][..., 0], item["segmentation"] * 5)
+        assert item["segmentation"].tobytes() in windows
+        seen.add(item["segmentation"].tobytes())
+    assert len(seen) > 20
+    with pytest.raises(ConfigError, match=r"crops of 0\.9 to 0\.5"):
+        folder(tmp_path, min_crop=0.9, max_crop=0.5)
+
+
+def built(**params):
+    """A data set from its configuration, which is checked as one of a training is."""
+    train = {"target": "ldm.data.pairs.ImageMapFolder", "params": params}
+    module = {"target": "ldm.data.module.DataModuleFromConfig",
+              "params": {"batch_size": 1, "train": train}}  # fmt: skip
+    check({"data": module})
+    return instantiate_from_config(train)
+
+
+def test_ade20k_is_read_by_its_parameters(tmp_path):
+    for part in ("images/training", "annotations/training"):
+        (tmp_path / part).mkdir(parents=True)
+    Image.new("RGB", (30, 20)).save(tmp_path / "images/training/ADE_train_00000001.jpg")
+    labels = np.arange(600, dtype=np.uint8).reshape(20, 30) % 151
+    Image.fromarray(labels).save(tmp_path / "annotations/training/ADE_train_00000001.png")
+    data = built(root=str(tmp_path), size=[20, 30], split="all", num_labels=151, void=0,
+                 images="images/training", maps="annotations/training")  # fmt: skip
+    expected = np.where(labels == 0, -1, labels.astype(int))
+    assert np.array_equal(data[0]["segmentation"], expected)
+
+
+def test_coco_stuff_is_read_by_its_parameters(tmp_path):
+    for part in ("train2017", "stuffthingmaps/train2017"):
+        (tmp_path / part).mkdir(parents=True)
+    Image.new("RGB", (30, 20)).save(tmp_path / "train2017/000000000009.jpg")
+    labels = np.arange(600).reshape(20, 30) % 183
+    labels[labels == 182] = 255
+    place = tmp_path / "stuffthingmaps/train2017/000000000009.png"
+    Image.fromarray(labels.astype(np.uint8)).save(place)
+    params = {"root": str(tmp_path), "size": [20, 30], "split": "all", "images": "train2017",
+              "maps": "stuffthingmaps/train2017"}  # fmt: skip
+    data = built(num_labels=182, void=255, **params)
+    assert np.array_equal(data[0]["segmentation"], np.where(labels == 255, -1, labels))
+    with pytest.raises(ConfigError, match=r"009\.png: has the label 255, expected 0 to 181"):
+        built(num_labels=182, **params)[0]
 
 
 def test_splits_share_no_pair(tmp_path):

@@ -14,6 +14,7 @@ from ldm.data.imagenet import (
 )
 from ldm.data.lsun import LSUNBase, LSUNChurchesTrain, LSUNChurchesValidation
 from ldm.data.module import DataModuleFromConfig
+from ldm.data.superres import low_resolution
 from ldm.data.transforms import resize
 from tests.data.photographs import gradient
 from tests.reference_configs import NAMES, published_config
@@ -137,6 +138,7 @@ def test_imagenet_option_that_does_not_exist_is_named(here):
 
 
 FILTERS = ["nearest", "bilinear", "bicubic", "box", "hamming", "lanczos"]
+OPENCV = [f"cv_{name}" for name in ("nearest", "bilinear", "bicubic", "area", "lanczos")]
 
 
 @pytest.mark.parametrize("name", FILTERS)
@@ -145,6 +147,26 @@ def test_low_resolution_copy_is_the_image_degraded(here, kind, name):
     item = kind(32, f"pil_{name}", downscale_f=4)[0]
     assert item["image"].shape == (32, 32, 3)
     np.testing.assert_array_equal(item["LR_image"], resize(item["image"], 8, 8, name))
+
+
+@pytest.mark.parametrize("name", OPENCV)
+def test_opencvs_filters_have_their_published_names(here, name):
+    item = ImageNetSRTrain(32, name, downscale_f=4)[0]
+    np.testing.assert_array_equal(item["LR_image"], low_resolution(item["image"], 4, name))
+
+
+@pytest.mark.parametrize(("name", "method"), [("bsrgan", "bsr"), ("bsrgan_light", "bsr_light")])
+def test_blind_degradation_is_drawn_anew_for_each_draw_of_an_item(here, name, method):
+    data = ImageNetSRTrain(32, name, min_crop_f=1.0, random_crop=False)
+    items = [data.item(0, np.random.default_rng(seed)) for seed in (0, 0, 1)]
+    small = [item["LR_image"] for item in items]
+    assert small[0].shape == (8, 8, 3)
+    assert np.array_equal(small[0], small[1])
+    assert not np.array_equal(small[0], small[2])
+    assert np.array_equal(items[0]["image"], items[2]["image"])
+    rng = np.random.default_rng(0)
+    rng.random()  # whether to mirror
+    np.testing.assert_array_equal(small[0], low_resolution(items[0]["image"], 4, method, rng))
 
 
 def test_super_resolution_window_is_a_fraction_of_the_short_side(here):
@@ -157,8 +179,8 @@ def test_super_resolution_window_is_a_fraction_of_the_short_side(here):
 @pytest.mark.parametrize(
     ("parameters", "named"),
     [
-        ({"degradation": "bsrgan"}, "'bsrgan'; expected one of pil_nearest"),
-        ({"degradation": "cv_bicubic"}, "did you mean 'pil_bicubic'"),
+        ({"degradation": "bsr_gan"}, "'bsr_gan'; expected one of bsrgan, .*mean 'bsrgan'"),
+        ({"degradation": "cv_cubic"}, "cv_lanczos, pil_nearest.*did you mean 'cv_bicubic'"),
         ({"degradation": "pil_box", "downscale_f": 5}, "downscale_f: 5; expected a divisor"),
         ({"degradation": "pil_box", "min_crop_f": 1.5}, "crops of 1.5"),
     ],

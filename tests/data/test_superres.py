@@ -9,8 +9,9 @@ from PIL import Image
 from ldm.config import ConfigError, check, instantiate_from_config
 from ldm.data.folder import ImageFolder
 from ldm.data.module import DataModuleFromConfig, Keyed
+from ldm.data.resampling import resampled
 from ldm.data.shapes import ShapesDataset
-from ldm.data.superres import Method, SuperResolution, low_resolution
+from ldm.data.superres import Degradation, Method, SuperResolution, low_resolution
 
 METHODS = get_args(Method)
 PIL_FILTERS = {"area": "BOX"}
@@ -44,6 +45,77 @@ def test_a_low_resolution_image_is_pillows(method, factor):
     apart = np.abs(low.astype(int) - by_pillow(image, factor, method))
     # torch computes bilinear and bicubic, with other roundings
     assert apart.max() <= (1 if method in ("bilinear", "bicubic") else 0)
+
+
+# Keys's cubic with a = -1/2 at 1/8, 3/8, ... 15/8, in units of 1 / 1024: what SR3's and the paper's
+# factor of 4 weighs a pixel with that is 1/2, 3/2, ... 15/2 pixels away from a new one's middle
+CUBIC = [987, 745, 399, 93, -49, -75, -45, -7]
+
+
+def test_bicubic_by_four_weighs_sixteen_pixels_as_worked_out_by_hand():
+    impulse = np.zeros((4, 64, 1), np.float32)
+    for column in range(24, 40):
+        impulse[:], impulse[:, column] = 0, 1
+        small = low_resolution(impulse, 4, "bicubic")[0, :, 0]
+        away = np.abs(column - (4 * np.arange(16) + 1.5))
+        expected = [CUBIC[int(d)] / 4096 if d < 8 else 0 for d in away]
+        np.testing.assert_allclose(small, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["nearest", "bilinear", "bicubic", "area", "lanczos"])
+def test_opencvs_filters_round_and_clip_what_they_give(name):
+    image = np.where(noise(16, 24) > 127, np.uint8(255), np.uint8(0))
+    exact = resampled(image.astype(np.float64), 4, 6, name)
+    small = low_resolution(image, 4, f"cv_{name}")
+    assert small.dtype == np.uint8
+    np.testing.assert_array_equal(small, np.rint(exact.clip(0, 255)))
+    as_floats = low_resolution((image / 127.5 - 1).astype(np.float32), 4, f"cv_{name}")
+    assert as_floats.dtype == np.float32
+    np.testing.assert_allclose(as_floats, (exact / 127.5 - 1).clip(-1, 1), atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["bsr", "bsr_light"])
+def test_blind_degradation_is_a_function_of_seed_epoch_and_sample(method):
+    data = [Keyed(SuperResolution(ShapesDataset(32, length=3), 4, method), 0) for _ in range(2)]
+    keys = [0, 1, 3, 4, 6]  # samples 0 and 1 of the epochs 0, 1 and 2
+    small = [data[0][key]["LR_image"] for key in keys]
+    assert all(each.shape == (8, 8, 3) and each.dtype == np.uint8 for each in small)
+    assert len({each.tobytes() for each in small}) == len(keys)
+    for key, each in zip(keys, small, strict=True):
+        assert np.array_equal(data[1][key]["LR_image"], each)
+
+
+def test_blind_degradation_of_floats_is_that_of_bytes():
+    image = noise(32, 32)
+    as_floats = (image / 127.5 - 1).astype(np.float32)
+    small = [
+        low_resolution(each, 4, "bsr", np.random.default_rng(5)) for each in (image, as_floats)
+    ]
+    assert small[1].dtype == np.float32
+    # what JPEG gets is rounded from numbers that differ by 1e-7
+    assert np.abs(small[1] * 127.5 + 127.5 - small[0]).mean() < 0.5
+    grey = low_resolution(image[..., 0], 4, "bsr", np.random.default_rng(5))
+    assert grey.shape == (8, 8)
+
+
+def test_blind_degradation_needs_a_generator_and_channels_that_jpeg_holds():
+    with pytest.raises(ConfigError, match="rng: none; expected a generator, which bsr draws from"):
+        low_resolution(noise(8, 8), 4, "bsr")
+    with pytest.raises(ConfigError, match="expected 1 or 3 channels, got 13"):
+        low_resolution(noise(8, 8, 13), 4, "bsr_light", np.random.default_rng(0))
+
+
+def test_every_degradation_has_a_name_in_a_configuration():
+    params = {"source": SHAPES, "method": "cv_bicubik"}
+    train = {"target": "ldm.data.superres.SuperResolution", "params": params}
+    config = {"data": {"target": "ldm.data.module.DataModuleFromConfig",
+                       "params": {"batch_size": 1, "train": train}}}  # fmt: skip
+    with pytest.raises(ConfigError, match=r"params\.method: expected .*did you mean 'cv_bicubic'"):
+        check(config)
+    for method in get_args(Degradation):
+        params["method"] = method
+        check(config)
+        assert instantiate_from_config(train)[0]["LR_image"].shape == (8, 8, 3)
 
 
 def test_area_is_the_mean_and_nearest_is_a_pixel_of_the_image():

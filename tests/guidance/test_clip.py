@@ -8,8 +8,9 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from ldm.diffusion.schedule import PublishedSchedule
-from ldm.guidance.clip import MEAN, STD, CLIPDissimilarity, to_clip_pixels
+from ldm.guidance.clip import CLIPDissimilarity
 from ldm.guidance.gradient import ImageGuided
+from ldm.nets.clip import MEAN, STD, to_clip_pixels
 from tests.gaussian import GaussianDenoiser
 
 IMAGES = torch.rand(2, 3, 12, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1

@@ -21,7 +21,7 @@ from ldm.guidance.gradient import ImageGuided, Through
 from ldm.io.digest import sha256_of
 from ldm.log import log
 
-__all__ = ["CLIP", "CLIP_FLAGS", "add_clip", "clip_of"]
+__all__ = ["CLIP", "CLIP_FLAGS", "add_clip", "clip_of", "digest_of_clip"]
 
 CLIP_FLAGS = ("clip", "clip_prompt", "clip_scale", "clip_through", "clip_sha256")
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -127,6 +127,11 @@ def clip_of(args: argparse.Namespace, model: Any) -> CLIP | None:
     args.clip_sha256 = _digest_of(weights)
     frozen: nn.Module = network.float().to(model.device).eval().requires_grad_(False)
     return CLIP(frozen, tokenizer)
+
+
+def digest_of_clip(directory: str) -> str:
+    """Which CLIP a directory holds; ConfigError for one that lacks a file."""
+    return _digest_of(_weights(Path(directory)))
 
 
 def _digest_of(weights: Path) -> str:

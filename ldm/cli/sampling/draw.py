@@ -30,7 +30,7 @@ from ldm.log import log
 __all__ = ["draw_task"]
 
 # flags that say where something lies, whose SHA-256 a record has: it may lie elsewhere by now
-_PLACES = ("weak", "clip", "classifier", "lpips_weights")
+_PLACES = ("weak", "clip", "classifier", "lpips_weights", "index")
 
 
 def draw_task(task: Task, argv: Sequence[str]) -> Path:

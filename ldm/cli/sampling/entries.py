@@ -29,21 +29,31 @@ __all__ = [
 Item = dict[str, Any]
 
 # what a part of a conditioner is fed with
-Kind = Literal["caption", "label", "layout", "low resolution", "map", "masked image", "other"]
+Kind = Literal[
+    "caption", "label", "layout", "low resolution", "map", "masked image", "neighbours", "other"
+]
 
-_BY_READS: dict[str, Kind] = {"text": "caption", "label": "label", "layout": "layout"}
+_BY_READS: dict[str, Kind] = {
+    "text": "caption",
+    "label": "label",
+    "layout": "layout",
+    "neighbours": "neighbours",
+}
 _BY_KEY: dict[str, Kind] = {  # published names of batch entries
     "coordinates_bbox": "layout",
     "LR_image": "low resolution",
     "segmentation": "map",
     "masked_image": "masked image",
     "mask": "masked image",
+    "neighbours": "neighbours",
+    "nix": "neighbours",
 }
 _SCRIPTS: dict[Kind, str] = {
     "layout": "scripts/layout2img.py",
     "low resolution": "scripts/superres.py",
     "map": "scripts/semantic.py",
     "masked image": "scripts/inpaint.py",
+    "neighbours": "scripts/retrieve.py",
 }
 _FROM_PYTHON = "`model.sample` from Python (docs/sampling.md)"
 # scripts that are given images, and draw with any model that is told captions, labels or nothing
