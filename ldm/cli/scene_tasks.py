@@ -21,7 +21,7 @@ from tqdm import tqdm
 from ldm.cli.rundir import checkpoint_of, model_files
 from ldm.cli.running import autocast
 from ldm.cli.sampling.loading import checkpoint_and_block, load_model
-from ldm.cli.stages import is_on_cpu, train_stage
+from ldm.cli.stages import is_on_cpu, run_script, train_stage
 from ldm.config import instantiate_from_config, load, to_plain
 from ldm.data.layouts import layout_picture
 from ldm.data.maps import coloured
@@ -60,6 +60,7 @@ class SceneTask:
     picture, words: what was asked for, on a sheet, above what was drawn and below.
     sides: of the pictures that are asked for, as factors on those of training.
     of_latents: whether there is a first stage to train before it.
+    before: what is made before training, and the overrides that name it.
     """
 
     measure: Measure
@@ -73,6 +74,7 @@ class SceneTask:
     words: Callable[[Item], str] = lambda item: "drawn"
     sides: tuple[int, ...] = (1,)
     of_latents: bool = True
+    before: Callable[[argparse.Namespace], list[str]] | None = None
 
 
 def _noise(items: Items) -> Images:
@@ -109,6 +111,17 @@ def _hides_half_a_thing(item: Item) -> bool:
     return 0.25 <= float((item["mask"][..., 0] > 0)[thing].mean()) <= 0.75
 
 
+def _index(args: argparse.Namespace) -> list[str]:
+    """Train a CLIP of drawn scenes, and find the neighbours of the data by it."""
+    clip, index = (str(Path(args.logdir) / name) for name in ("clip", "neighbours.safetensors"))
+    config = str(CONFIGS / "retrieval.yaml")
+    device = ["--device", "cpu" if is_on_cpu(args) else "auto"]
+    if not Path(index).is_file():
+        run_script("scripts/train_clip.py", "--out", clip, *device)
+        run_script("scripts/build_index.py", config, "--clip", clip, "--out", index, *device)
+    return [f"data.params.train.params.index={index}"]
+
+
 def _frames(item: Item) -> Pixels:
     height, width = item["image"].shape[:2]
     return layout_picture(item["layout"], 4 * height, 4 * width)
@@ -143,6 +156,7 @@ TASKS: dict[str, SceneTask] = {
         picture=itemgetter("masked_image"),
     ),
     "pixels": SceneTask(measures.classes, scale=2.0, words=_class_name, of_latents=False),
+    "retrieval": SceneTask(measures.agreement, scale=1.5, before=_index),
 }
 
 
@@ -158,10 +172,10 @@ def train_task(
     report = out / "report.json"
     if report.is_file():
         return dict(json.loads(report.read_text(encoding="utf-8")))
-    overrides = []
-    if TASKS[name].of_latents:
-        overrides = [f"{_WEIGHTS}={checkpoint_of(str(first_stage()))}"]
+    task = TASKS[name]
+    weights = [f"{_WEIGHTS}={checkpoint_of(str(first_stage()))}"] if task.of_latents else []
     start = time.monotonic()
+    overrides = [*weights, *(task.before(args) if task.before else [])]
     run = train_stage(CONFIGS / f"{name}.yaml", args, *overrides)
     minutes = (time.monotonic() - start) / 60
     return judge(name, run, args, out, minutes)

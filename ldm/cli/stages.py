@@ -11,7 +11,7 @@ from pathlib import Path
 from ldm.cli.arguments import parse_devices
 from ldm.config import ConfigError, load, to_plain
 
-__all__ = ["PROCESSES", "add_training", "is_on_cpu", "train_stage"]
+__all__ = ["PROCESSES", "add_training", "is_on_cpu", "run_script", "train_stage"]
 
 PROCESSES = 2  # on the CPU, where networks this small gain little from threads
 
@@ -45,19 +45,26 @@ def train_stage(path: Path, args: argparse.Namespace, *overrides: str) -> Path:
     """
     if args.longer <= 0:
         raise ConfigError(f"--longer {args.longer}: expected more than 0")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     pattern = f"*_{path.stem}"
     before = set(Path(args.logdir).glob(pattern))
-    command = [sys.executable, "main.py", *_command_line(path, args), *overrides]
-    with subprocess.Popen(command, env=environment) as training:
-        try:
-            code = training.wait()
-        except KeyboardInterrupt:
-            code = training.wait()  # Ctrl-C has reached it, too: it saves and ends
-    if code:
-        raise SystemExit(code)
+    run_script("main.py", *_command_line(path, args), *overrides)
     (run,) = set(Path(args.logdir).glob(pattern)) - before
     return run
+
+
+def run_script(*words: str) -> None:
+    """Run a script of the project with these words, on one thread.
+
+    Ends this one, as that ended, when it failed: it has said why.
+    """
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen([sys.executable, *words], env=environment) as script:
+        try:
+            code = script.wait()
+        except KeyboardInterrupt:
+            code = script.wait()  # Ctrl-C has reached it, too: it saves and ends
+    if code:
+        raise SystemExit(code)
 
 
 def _command_line(path: Path, args: argparse.Namespace) -> list[str]:
