@@ -1,11 +1,14 @@
 """The paper's models: what it says of each, miniature data for each, and narrow ones to train."""
 
 import json
+import tarfile
 from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
+from ldm.data.mapped import write_arrays
+from ldm.data.retrieval import name_key
 from tests.data.photographs import gradient
 from tests.shipped_configs import ROOT, entries, shrunk
 
@@ -61,6 +64,7 @@ PAPER = {
     "inpaint-vq-f4-noattn": Row(215, ALONE, 1.28e-4, 128, 360_000),
     "inpaint-big-vq-f4-noattn": Row(387, ALONE, 1.28e-4, 128, 360_000, "ldm_inpainting_big"),
     "inpaint-identity-f1": Row(None, ALONE, 1.28e-4, 128, 360_000),
+    "retrieval-kl-f16": Row(None, ALONE, 1e-4, 128, 400_000, "rdm_768x768"),
 }
 # table 14: first stage -> rate, batch; its models have 258 M to 274 M parameters
 STUDIED = {
@@ -84,7 +88,8 @@ def miniature(directory):
     """Data of every kind in one directory, five pictures each.
 
     images/*.png with captions, maps/*.png with labels, instances.json with a box in each image,
-    and the same pictures as two classes of ImageNet.
+    index.safetensors with neighbours of each, the same pictures as two classes of ImageNet, and
+    those of `images` in shards/0.tar.
     """
     for part in ("images", "maps", "train/n01440764", "train/n01443537", "val/n01443537"):
         (directory / part).mkdir(parents=True)
@@ -107,7 +112,24 @@ def miniature(directory):
         "categories": [{"id": 1, "name": "thing"}],
     }
     (directory / "instances.json").write_text(json.dumps(coco))
+    (directory / "shards").mkdir()
+    with tarfile.open(directory / "shards/0.tar", "w") as tar:
+        for path in sorted((directory / "images").iterdir()):
+            tar.add(path, path.name)
+    index_of(names, directory / "index.safetensors")
     return directory
+
+
+def index_of(names, path):
+    """An index of images by which each is a neighbour of all, of random embeddings."""
+    embeddings = np.random.default_rng(0).normal(size=(len(names), 768)).astype(np.float16)
+    table = np.repeat(np.arange(len(names), dtype=np.int32)[None], len(names), axis=0)
+    keys = np.array([name_key(name) for name in names], dtype=np.int64)
+    lines = "".join(f"{name}\n" for name in names).encode()
+    arrays = {"embeddings": embeddings, "names": np.frombuffer(lines, np.uint8)}
+    for split in ("train", "validation"):
+        arrays |= {f"neighbours.{split}": table, f"keys.{split}": keys}
+    write_arrays(path, arrays, {"clip": "none", "database": "images"})
 
 
 def on_miniature(config: dict[str, Any], directory) -> list[str]:
@@ -123,6 +145,8 @@ def on_miniature(config: dict[str, Any], directory) -> list[str]:
             places = {
                 "ckpt_path": "null",
                 "annotations": directory / "instances.json",
+                "shards": directory / "shards",
+                "index": directory / "index.safetensors",
                 "root": directory if is_whole else directory / "images",
                 "data_root": directory if is_whole else directory / "images",
             }
@@ -140,10 +164,12 @@ def narrowed(config: dict[str, Any]) -> list[str]:
         f"model.params.image_size={cells}",
         f"model.params.unet_config.params.image_size={cells}",
     ]
+    # the width of neighbours is that of their index
+    is_narrowed = params.get("cond_stage_key") != "neighbours"
     for path, key, value in entries(config):
         in_tau = path.startswith("model.params.cond_stage_config.params.")
         if key == "size" and isinstance(value, int):  # windows are smaller than their source
             overrides.append(f"{path}={cells * value // params['image_size']}")
-        elif key == "context_dim" or (in_tau and key in ("n_embed", "embed_dim")):
+        elif is_narrowed and (key == "context_dim" or (in_tau and key in ("n_embed", "embed_dim"))):
             overrides.append(f"{path}=32")
     return [*shrunk(config, "images"), *overrides]

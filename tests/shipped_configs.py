@@ -89,7 +89,7 @@ def shrunk(config: dict[str, Any], root: Path | str) -> list[str]:
             overrides.append(f"{path}={_INSTEAD[key]}")
         elif key == "index" and value == "???":
             overrides.append(f"{path}={_INDEX}")
-        elif key == "root" and value == "???":
+        elif key in ("root", "shards") and value == "???":
             overrides.append(f"{path}={root}")
         elif key == "data_root" and value == "???":
             overrides.append(f"{path}={Path(root).with_name('synsets')}")
