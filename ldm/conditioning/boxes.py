@@ -35,6 +35,7 @@ class BoxMap(Embedder):
     """
 
     slot: Slot = "concat"
+    slots = ("concat",)
     reads: Reads = "layout"
 
     def __init__(

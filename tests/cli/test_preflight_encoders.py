@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from ldm.cli.preflight_encoders import check_classes, encoder_path
+from ldm.conditioning.boxes import BoxMap
 from ldm.conditioning.hybrid import HybridConditioner
 from ldm.conditioning.labels import ClassEmbedder
 from ldm.conditioning.layout import LayoutEmbedder
@@ -28,6 +29,10 @@ def layouts(num_classes=9):
     return LayoutEmbedder(8, 1, num_classes, vocab_size=64, key="layout")
 
 
+def boxes(num_classes):
+    return BoxMap(2, num_classes, 4, key="layout")
+
+
 def told(tau, **options):
     network = unet(use_spatial_transformer=True, context_dim=8, **options)
     return latent(cond_stage_config=tau, unet_config=network)
@@ -40,11 +45,13 @@ def told(tau, **options):
         (layouts(5), f"{PLACE}.params.num_classes: 5, but the data has 9 classes"),
         ([labels(5)], f"{PLACE}.0.params.n_classes: 5, but"),
         ([labels(9), layouts(5)], f"{PLACE}.1.params.num_classes: 5, but"),
+        ([layouts(9), boxes(5)], f"{PLACE}.1.params.num_classes: 5, but"),
         ([layouts(9), layouts(9), labels(5)], f"{PLACE}.2.params.n_classes: 5, but"),
     ],
 )
 def test_an_encoder_of_too_few_classes_is_named_by_its_place(tau, message):
-    model = told(copy.deepcopy(tau))
+    is_mapped = isinstance(tau, list) and isinstance(tau[-1], BoxMap)
+    model = told(copy.deepcopy(tau), in_channels=5 if is_mapped else 3)
     check_classes(model, 5)
     check_classes(model, None)
     with pytest.raises(ConfigError) as error:

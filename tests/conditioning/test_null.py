@@ -7,6 +7,7 @@ from ldm.conditioning.boxes import BoxMap
 from ldm.conditioning.conditioner import Conditioner, Part
 from ldm.conditioning.labels import ClassEmbedder, ClassLabels
 from ldm.conditioning.layout import LayoutEmbedder
+from ldm.conditioning.retrieval import NeighbourEmbedder
 from ldm.conditioning.spatial import SpatialRescaler
 from ldm.conditioning.text import BERTEmbedder
 from ldm.conditioning.vectors import VectorEmbedder
@@ -33,6 +34,7 @@ MEMBERS = {
     "image": (lambda _: SpatialRescaler(0, out_channels=2, **RATE), torch.rand(2, 4, 4, 3)),
     "layout": (lambda _: LayoutEmbedder(8, 1, 3, 16, 2, **RATE), BOXES),
     "painted boxes": (lambda _: BoxMap(4, 3, 2, **RATE), BOXES),
+    "neighbours": (lambda _: NeighbourEmbedder(3, **RATE), torch.rand(2, 4, 3)),
     "vector": (lambda _: VectorEmbedder(3, 4, **RATE), torch.rand(2, 3)),
     "vector as it is": (lambda _: VectorEmbedder(3, **RATE), torch.rand(2, 3)),
     "captions": (bert, CAPTIONS),

@@ -5,12 +5,12 @@ import pytest
 from PIL import Image
 
 from ldm.config import ConfigError, check, instantiate_from_config
-from ldm.data.coco import CocoBoxes
 from ldm.data.folder import ImageFolder, ImageList
 from ldm.data.masks import Masked
 from ldm.data.module import Keyed
 from ldm.data.shapes import ShapesDataset
 from ldm.data.superres import SuperResolution
+from tests.data.test_coco_windows import with_rectangle
 
 
 def save(root, name="a", height=24, width=40, level=255):
@@ -132,14 +132,35 @@ def test_images_without_masks_are_named(tmp_path):
         Masked(folder(tmp_path), masks=tmp_path / "none")
 
 
+class Turned(ImageFolder):
+    def item(self, index, rng):
+        found = super().item(index, rng)
+        return {**found, "image": found["image"][::-1]}
+
+
 def test_sources_whose_files_cannot_be_told_are_refused(tmp_path):
     save(tmp_path)
     message = "masks: ShapesDataset does not tell which file an image is of"
     with pytest.raises(ConfigError, match=message):
         Masked(ShapesDataset(16, length=1), masks=tmp_path / "masks")
-    assert CocoBoxes.item is not ImageFolder.item, "it mirrors images after they were framed"
+    with pytest.raises(ConfigError, match=r"masks: Turned does not tell .* or changes it"):
+        Masked(Turned(tmp_path / "images", 24, split="all"), masks=tmp_path / "masks")
     with pytest.raises(ConfigError, match="expected fast_decode: false"):
         Masked(folder(tmp_path, fast_decode=True), masks=tmp_path / "masks")
+
+
+def test_masks_move_with_images_and_their_boxes(tmp_path):
+    make = with_rectangle(tmp_path, (20, 6, 18, 11), 32)
+    (tmp_path / "masks").mkdir()
+    with Image.open(tmp_path / "0.png") as image:
+        image.convert("L").save(tmp_path / "masks/0.png")
+    data = Masked(make(random_crop=True, flip_p=0.5), masks=tmp_path / "masks")
+    for seed in range(10):
+        item = data.item(0, np.random.default_rng(seed))
+        left, top, width, height = (32 * item["boxes"][0]).round().astype(int)
+        expected = np.zeros((32, 32, 1), np.uint8)
+        expected[top : top + height, left : left + width] = 255
+        np.testing.assert_array_equal(item["mask"], expected)
 
 
 @pytest.mark.parametrize("options", [{"kinds": "thick"}, {"share": [0.1, 0.2]}])
