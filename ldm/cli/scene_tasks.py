@@ -6,7 +6,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from operator import itemgetter
 from pathlib import Path
@@ -131,19 +131,20 @@ def _class_name(item: Item) -> str:
     return CLASS_NAMES[item["class_label"]]
 
 
+_SEMANTIC = SceneTask(
+    measures.colours,
+    "white",
+    _background,
+    picture=lambda item: coloured(item["segmentation"]),
+    sides=(1, 2),
+)
 # name of a configuration -> what its model is judged by
 TASKS: dict[str, SceneTask] = {
     "unconditional": SceneTask(measures.scenes, "noise", _noise),
-    "class": SceneTask(measures.classes, scale=2.0, words=_class_name),
+    "class": SceneTask(measures.classes, scale=1.5, words=_class_name),
     "text": SceneTask(measures.agreement, scale=1.5, words=itemgetter("caption")),
-    "layout": SceneTask(measures.layouts, scale=2.0, picture=_frames),
-    "semantic": SceneTask(
-        measures.colours,
-        "white",
-        _background,
-        picture=lambda item: coloured(item["segmentation"]),
-        sides=(1, 2),
-    ),
+    "layout": SceneTask(measures.layouts, scale=1.5, picture=_frames),
+    "semantic": _SEMANTIC,
     "superres": SceneTask(
         measures.peak_signal, "bicubic", _bicubic, picture=itemgetter("LR_image")
     ),
@@ -155,7 +156,7 @@ TASKS: dict[str, SceneTask] = {
         keep=_hides_half_a_thing,
         picture=itemgetter("masked_image"),
     ),
-    "pixels": SceneTask(measures.classes, scale=2.0, words=_class_name, of_latents=False),
+    "pixels": replace(_SEMANTIC, of_latents=False),
     "retrieval": SceneTask(measures.agreement, scale=1.5, before=_index),
 }
 
