@@ -1,7 +1,8 @@
 """Train a small CLIP on drawn scenes and their captions, in minutes on one core.
 
 python scripts/train_clip.py --out logs/clip
-python scripts/build_index.py configs/tasks/retrieval.yaml --clip logs/clip --out logs/neighbours
+python scripts/build_index.py configs/tasks/retrieval.yaml --clip logs/clip \
+  --out logs/neighbours.safetensors
 
 Images and captions are embedded so that those that belong together are near each other
 (arXiv:2103.00020, section 2). As captions of photographs do, these leave things unsaid: most do not

@@ -23,6 +23,7 @@ from ldm.cli.running import autocast, check_least, device_of
 from ldm.cli.sampling.clip import digest_of_clip
 from ldm.conditioning.clip import FrozenClipImageEmbedder
 from ldm.config import ConfigError, instantiate_from_config, load, locate, to_plain, trust
+from ldm.config.errors import value_needed
 from ldm.data.folder import ImageFolder
 from ldm.data.mapped import write_arrays
 from ldm.data.retrieval import Neighbours, key_of, name_key, names_of, nearest_rows
@@ -50,55 +51,68 @@ def build_index(args: argparse.Namespace) -> Path:
     embedder = FrozenClipImageEmbedder(args.clip)
     embedder.prepare()
     embedder.to(device)
-    sets = _data_sets(args.source, embedder.size)
+    sets = _data_sets(args.source, embedder.size, args.overrides)
     apart = None if args.database is None else _first_set(args.database, embedder.size)
     database = _first(sets) if apart is None else apart
-    least = args.k + (apart is None)
-    if len(database) < least:
-        raise ConfigError(f"--k {args.k}: the database has {len(database)} images, fewer than that")
+    _require_enough(args.k + (apart is None), len(database), args.k)
     kinds = {name: type(data).__name__ for name, data in sets.items()}
     told = {
-        **{"source": args.source, "database": args.database or args.source, "clip": digest},
+        **{"source": args.source, "overrides": args.overrides, "clip": digest},
+        "database": args.database or args.source,
         **{"k": args.k, "precision": args.precision, "batch_size": args.batch_size},
         "sets": {name: [kinds[name], len(data), _mark(data)] for name, data in sets.items()},
         "images": [len(database), _mark(database)],
     }
     out = Path(args.out)
     parts = _Parts(out.with_name(f"{out.name}.parts"), told)
-    with autocast(device, args.precision):
-        vectors = _embedded(parts, "database", database, embedder, args)
-        arrays = {"embeddings": vectors, "names": _joined(_names(database))}
-        for split, data in sets.items():
-            is_own = data is database
-            queries = vectors if is_own else _embedded(parts, split, data, embedder, args)
-            arrays[f"keys.{split}"] = _keys(data)
-            arrays[f"neighbours.{split}"] = _nearest(
-                parts, split, queries, vectors, args.k, device, is_own=is_own
-            )
+    vectors = _embedded(parts, "database", database, embedder, args)
+    arrays = {"embeddings": vectors, "names": _joined(_names(database))}
+    known = _keys(database)
+    for split, data in sets.items():
+        if data is database:
+            queries, keys, own = vectors, known, np.arange(len(data))
+        else:
+            queries, keys = _embedded(parts, split, data, embedder, args), _keys(data)
+            own = _rows_of(keys, known)
+        _require_enough(args.k + bool((own >= 0).any()), len(database), args.k)
+        arrays[f"keys.{split}"] = keys
+        arrays[f"neighbours.{split}"] = _nearest(
+            parts, split, queries, vectors, args.k, device, own
+        )
     write_arrays(out, arrays, {"clip": digest, "database": told["database"]})
     shutil.rmtree(parts.directory)
     log.info("%s: %d images of %d numbers, %s", out, *vectors.shape, ", ".join(sets))
     return out
 
 
-def _data_sets(source: str, size: int) -> dict[str, Any]:
+def _require_enough(least: int, count: int, k: int) -> None:
+    if count < least:
+        raise ConfigError(f"--k {k}: the database has {count} images; expected {least} or more")
+
+
+def _data_sets(source: str, size: int, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """The data sets of a run or a configuration by their splits, or a directory of images.
 
     What is around a data set to give it neighbours is taken off: it may need this very index.
     """
     path = Path(source)
     if path.is_dir() and not any((path / "configs").glob("*-project.yaml")):
+        if overrides:
+            raise ConfigError(f"{overrides[0]}: {source} is a directory of images; expected none")
         return {"train": ImageFolder(source, size, split="all")}
     files = [path] if path.suffix in (".yaml", ".yml") else model_files(source, None)[1]
-    config = load(files)
+    config = load(files, overrides)
     found = {}
     for split in SPLITS:
         block = OmegaConf.select(config, f"data.params.{split}")
         if block is None:
             continue
+        place = f"data.params.{split}"
         while "target" in block and locate(block["target"]) is Neighbours:
-            block = block["params"]["source"]
-        found[split] = instantiate_from_config(to_plain(block), path=f"data.params.{split}")
+            block, place = block["params"]["source"], f"{place}.params.source"
+        if lacking := sorted(OmegaConf.missing_keys(block)):
+            raise ConfigError("\n".join(value_needed(f"{place}.{key}") for key in lacking))
+        found[split] = instantiate_from_config(to_plain(block), path=place)
     if not found:
         raise ConfigError(f"{source}: there are no data sets in it: data.params.train is missing")
     return found
@@ -136,6 +150,12 @@ def _keys(data: Any) -> NDArray[np.int64]:
     if names is not None:
         return np.array([name_key(name) for name in names], np.int64)
     return np.array([key_of(data[index]) for index in range(len(data))], np.int64)
+
+
+def _rows_of(keys: NDArray[np.int64], known: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where keys (N,) are among those of the database, (N,); -1 for those that are not."""
+    rows = {key: row for row, key in enumerate(known.tolist())}
+    return np.array([rows.get(key, -1) for key in keys.tolist()], np.int64)
 
 
 class _Parts:
@@ -187,14 +207,15 @@ def _embedded(
     args: argparse.Namespace,
 ) -> Any:
     """Embeddings of all images of a data set, (N, D) float16, memory-mapped."""
-    width = embedder.embed_dim
+    width, device = embedder.embed_dim, next(embedder.parameters()).device
     assert width is not None
     array = parts.array(name, (len(data), width), np.float16)
     done = parts.done[name]
     with _bar(name, "embedded", len(data), done) as bar:
         for images, is_itself in _batches(data, done, args):
             try:
-                found = embedder(to_image_tensor(images))
+                with autocast(device, args.precision):
+                    found = embedder(to_image_tensor(images))
             except ValueError as error:
                 raise ConfigError(f"{args.source}: {error}") from error
             # an image that stands in for a bad file would be its own neighbour
@@ -245,18 +266,21 @@ def _nearest(
     database: NDArray[Any],
     k: int,
     device: torch.device,
-    *,
-    is_own: bool,
+    own: NDArray[np.int64],
 ) -> Any:
-    """Rows of the k nearest to each query, (N, k) int32; without itself where `is_own`."""
+    """Rows of the k nearest to each query, (N, k) int32.
+
+    own: (N,) the row that is the query itself, which does not count; -1 for none.
+    """
     name = f"neighbours.{split}"
     array = parts.array(name, (len(queries), k), np.int32)
     done = parts.done[name]
     with _bar(split, "compared", len(queries), done) as bar:
         while done < len(queries):
             asked = torch.from_numpy(np.array(queries[done : done + _QUERIES])).to(device)
-            own = torch.arange(done, done + len(asked)) if is_own else None
-            rows = nearest_rows(asked, database, k, own=own)
+            rows = nearest_rows(
+                asked, database, k, own=torch.from_numpy(own[done : done + len(asked)])
+            )
             array[done : done + len(asked)] = rows.cpu().numpy()
             done += len(asked)
             parts.advance(name, done, array)

@@ -11,7 +11,7 @@ from PIL import Image
 from ldm.cli.exits import exit_code
 from ldm.conditioning.clip import FrozenClipImageEmbedder
 from ldm.config import instantiate_from_config
-from ldm.data.retrieval import Index
+from ldm.data.retrieval import Index, nearest_rows
 from ldm.data.shapes import ShapesDataset
 from tests.cli.clips import save_clip
 from tests.cli.runs import script
@@ -138,3 +138,51 @@ def test_neighbours_come_from_another_directory(config, clip, tmp_path, caplog):
     assert build(images, clip, tmp_path / "folder") == 0
     near = Index.read(tmp_path / "folder").tables["train"].neighbours
     assert all(row not in rows for row, rows in enumerate(near))
+
+
+def folder(path, count):
+    """A directory of so many images."""
+    path.mkdir()
+    for i in range(count):
+        Image.fromarray(ShapesDataset(16, length=count)[i]["image"]).save(path / f"{i}.png")
+    return path
+
+
+def test_an_image_is_not_its_own_neighbour_in_a_database_that_has_it(clip, tmp_path, caplog):
+    images = folder(tmp_path / "images", 6)
+    assert build(images, clip, tmp_path / "index", "--database", images) == 0
+    near = Index.read(tmp_path / "index").tables["train"].neighbours
+    assert all(row not in rows for row, rows in enumerate(near))
+    assert build(images, clip, tmp_path / "more", "--database", images, "--k", 6) == 2
+    assert "--k 6: the database has 6 images; expected 7 or more" in caplog.text
+
+
+def test_neighbours_are_compared_in_full_precision_whatever_embeds_them(
+    config, clip, tmp_path, monkeypatch
+):
+    seen = []
+
+    def compared(queries, *args, **options):
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return nearest_rows(queries, *args, **options)
+
+    monkeypatch.setattr("ldm.cli.indexing.nearest_rows", compared)
+    assert build(config, clip, tmp_path / "index", "--precision", "bf16") == 0
+    assert seen == [False, False]
+
+
+def test_what_a_configuration_leaves_open_is_given_or_asked_for(clip, tmp_path, caplog):
+    images = folder(tmp_path / "images", 5)
+    source = {"target": "ldm.data.folder.ImageFolder", "params": {"root": "???", "split": "all"}}
+    wrapped = {"target": "ldm.data.retrieval.Neighbours", "params": {"index": "???"}}
+    wrapped["params"]["source"] = source
+    source["params"]["size"] = 16
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump({"data": {"params": {"train": wrapped}}}), encoding="utf-8")
+    assert build(path, clip, tmp_path / "index") == 2
+    key = "data.params.train.params.source.params.root"
+    assert f"{key}: a value is needed here" in caplog.text
+    assert build(path, clip, tmp_path / "index", f"{key}={images}") == 0
+    assert len(Index.read(tmp_path / "index").embeddings) == 5
+    assert build(images, clip, tmp_path / "index", f"{key}={images}") == 2
+    assert "is a directory of images" in caplog.text
