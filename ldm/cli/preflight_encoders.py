@@ -13,6 +13,7 @@ from ldm.conditioning.boxes import BoxMap
 from ldm.conditioning.conditioner import Part
 from ldm.conditioning.labels import ClassEmbedder, ClassLabels
 from ldm.conditioning.layout import LayoutEmbedder
+from ldm.conditioning.retrieval import NeighbourEmbedder
 from ldm.conditioning.vectors import VectorEmbedder
 from ldm.config import ConfigError
 from ldm.models.diffusion.condition import encoders_of
@@ -81,7 +82,8 @@ def check_told(model: Any, sample: Mapping[str, Any], origin: str) -> None:
 
 def _is_open(part: Part) -> bool:
     """Whether only an example shows what becomes of the entry, and its encoder needs no weights."""
-    return part.embedder.embed_dim is None or isinstance(part.embedder, VectorEmbedder)
+    given = VectorEmbedder | NeighbourEmbedder
+    return part.embedder.embed_dim is None or isinstance(part.embedder, given)
 
 
 def _check_label(model: Any, part: Part, value: Any, origin: str) -> None:

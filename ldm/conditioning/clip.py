@@ -9,17 +9,17 @@ from __future__ import annotations
 from abc import abstractmethod
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ldm.conditioning.base import Embedder
+from ldm.conditioning.frozen import FrozenEmbedder
 from ldm.conditioning.hub import from_hub
 from ldm.conditioning.text import _CLIP_FILES, CaptionEmbedder, Captions, Tokenizer
 from ldm.config import ConfigError
-from ldm.nets.clip import to_clip_pixels
+from ldm.nets.clip import normalization, normalized_pixels
 from ldm.ranges import Positive
 from ldm.tensor import sent_to, to_image_tensor
 
@@ -48,13 +48,14 @@ _LARGE_VISION = {
 }
 
 
-class _FrozenTower(Embedder):
+class _FrozenTower(FrozenEmbedder):
     """One of CLIP's two towers with its projection into the joint space; never trained.
 
     name: a directory, a name on the hub, or one of OpenAI's.  tower: `text_model` or
     `vision_model`, the names below which transformers keeps its weights.
     """
 
+    slots = ("crossattn",)
     _tower: str
     _projection: str
 
@@ -69,22 +70,15 @@ class _FrozenTower(Embedder):
         inner = getattr(network, self._tower, network)
         projection = nn.Linear(width, config.projection_dim, bias=False)
         self.transformer = nn.ModuleDict({self._tower: inner, self._projection: projection})
-        self._has_weights = False
-        self.requires_grad_(False)
-        self.eval()
-        self.register_load_state_dict_pre_hook(_note_weights)  # type: ignore[no-untyped-call]
+        self.freeze()
 
     @abstractmethod
     def _network(self, config: Any) -> Any:
         """The tower of a configuration, of transformers."""
 
-    def train(self, mode: bool = True) -> _FrozenTower:
-        """Stay in evaluation mode: the encoder is frozen."""
-        return super().train(mode=False)
-
     def prepare(self) -> None:
         """Load the weights, unless a checkpoint brought them."""
-        if self._has_weights:
+        if self.has_weights:
             return
         from transformers import CLIPModel
 
@@ -102,7 +96,7 @@ class _FrozenTower(Embedder):
             given = getattr(source, part)
             inner = getattr(given, part, given)
             self.transformer[part].load_state_dict(inner.state_dict())
-        self._has_weights = True
+        self.has_weights = True
 
     def _projected(self, **given: Tensor) -> Tensor:
         """What the tower makes of its input, projected, (B, D)."""
@@ -190,7 +184,7 @@ class FrozenClipImageEmbedder(_FrozenTower):
     """Images to CLIP's embedding of each, a vector in the space that texts are embedded in too.
 
     What CLIP sees is the square in the centre, its side resized to CLIP's with bicubic and
-    antialiasing (`ldm.nets.clip.to_clip_pixels`). The null is a vector of zeros, not the embedding
+    antialiasing (`ldm.nets.clip`). The null is a vector of zeros, not the embedding
     of a black picture.
 
     model: a directory with a whole CLIP, a name on the hub, or one of OpenAI's (ViT-L/14).
@@ -217,6 +211,9 @@ class FrozenClipImageEmbedder(_FrozenTower):
         if not antialias:
             raise ValueError("antialias is false; expected true, as CLIP was trained")
         self._build(model, n_repeat, normalize)
+        # made on the device in every call, the device would be waited for
+        cpu = torch.device("cpu")
+        self.register_buffer("_normalization", normalization(cpu), persistent=False)
 
     def _network(self, config: Any) -> Any:
         from transformers import CLIPVisionModel
@@ -228,7 +225,8 @@ class FrozenClipImageEmbedder(_FrozenTower):
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W), or grey (B, 1, H, W), in [-1, 1] to their embeddings (B, D)."""
         self.prepare()
-        pixels = to_clip_pixels(sent_to(images, self._device), self.size)
+        images = sent_to(images, self._device)
+        pixels = normalized_pixels(images, self.size, self._normalization)
         return self._projected(pixel_values=pixels)
 
     def encode(self, value: Tensor | _Images) -> Tensor:
@@ -252,10 +250,3 @@ def _config_of(name: str) -> Any:
         return CLIPConfig(text_config=_LARGE_TEXT, vision_config=_LARGE_VISION, projection_dim=768)
     needs = [["config.json"]] if Path(name).is_dir() else []
     return from_hub(CLIPConfig, name, "CLIP's configuration", *needs)
-
-
-def _note_weights(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Remember that a checkpoint brings the weights, so that none need be fetched."""
-    tower = cast(_FrozenTower, module)
-    if any(key.startswith(f"{prefix}transformer.") for key in state):
-        tower._has_weights = True

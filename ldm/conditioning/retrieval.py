@@ -25,6 +25,7 @@ class NeighbourEmbedder(Embedder):
     drop_rate: share of training examples without neighbours, for guidance (section 3.3).
     """
 
+    slots = ("crossattn",)
     reads = "neighbours"
 
     def __init__(

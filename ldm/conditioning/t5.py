@@ -9,6 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from ldm.conditioning.frozen import FrozenEmbedder
 from ldm.conditioning.hub import from_hub
 from ldm.conditioning.text import CaptionEmbedder, Captions, Tokenizer
 from ldm.config import ConfigError
@@ -31,7 +32,7 @@ _FAMILY = "google/t5-v1_1-"
 _PADDING, _END = 0, 1  # token ids of every T5
 
 
-class FrozenT5Embedder(CaptionEmbedder):
+class FrozenT5Embedder(CaptionEmbedder, FrozenEmbedder):
     """Captions to vectors with T5's encoder (arXiv:1910.10683), frozen (arXiv:2205.11487, sec. 2).
 
     Tokens attend to those of the caption alone, not to its padding; the vectors of padding are
@@ -64,15 +65,8 @@ class FrozenT5Embedder(CaptionEmbedder):
         config = _configuration(version)
         self.version, self.max_length, self.embed_dim = version, max_length, config.d_model
         self._tokenizer_name = tokenizer or version
-        self._has_weights = False
         self.transformer = T5EncoderModel(config)
-        self.requires_grad_(False)
-        self.eval()
-        self.register_load_state_dict_pre_hook(_note_weights)  # type: ignore[no-untyped-call]
-
-    def train(self, mode: bool = True) -> FrozenT5Embedder:
-        """Stay in evaluation mode: the encoder is frozen."""
-        return super().train(mode=False)
+        self.freeze()
 
     def load_tokenizer(self) -> Tokenizer:
         """T5's; ConfigError when it has more tokens than the encoder."""
@@ -107,10 +101,10 @@ class FrozenT5Embedder(CaptionEmbedder):
     def _load_weights(self) -> None:
         from transformers import T5EncoderModel
 
-        if not self._has_weights:
+        if not self.has_weights:
             source = from_hub(T5EncoderModel, self.version, "the text encoder")
             self.transformer.load_state_dict(cast(nn.Module, source).state_dict())
-            self._has_weights = True
+            self.has_weights = True
 
     @torch.no_grad()
     def forward(self, text: Captions | Tensor) -> Tensor:
@@ -161,10 +155,3 @@ def _configuration(version: str) -> Any:
         num_heads=heads,
         feed_forward_proj="gated-gelu",
     )
-
-
-def _note_weights(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Remember that a checkpoint brings the weights, so that none need be fetched."""
-    assert isinstance(module, FrozenT5Embedder)
-    if any(key.startswith(f"{prefix}transformer.") for key in state):
-        module._has_weights = True

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ldm.conditioning.base import Embedder, Reads
+from ldm.conditioning.frozen import FrozenEmbedder
 from ldm.conditioning.hub import from_hub
 from ldm.config import ConfigError
 from ldm.nets.text import Encoder, TransformerWrapper
@@ -249,7 +250,7 @@ class BERTEmbedder(CaptionEmbedder, TransformerEmbedder):
         return super().forward(self.token_ids(text, self.transformer.token_emb.weight.device))
 
 
-class FrozenCLIPEmbedder(CaptionEmbedder):
+class FrozenCLIPEmbedder(CaptionEmbedder, FrozenEmbedder):
     """Captions to vectors with CLIP's text transformer, frozen (Stable Diffusion's tau_theta).
 
     version: a directory or a name on the hub. The architecture is that of ViT-L/14 unless the
@@ -258,6 +259,8 @@ class FrozenCLIPEmbedder(CaptionEmbedder):
     max_length: tokens per caption N.
     Raises ConfigError for a directory that lacks the configuration.
     """
+
+    slots = ("crossattn",)
 
     def __init__(
         self,
@@ -284,14 +287,7 @@ class FrozenCLIPEmbedder(CaptionEmbedder):
         self.version, self.max_length, self.embed_dim = version, max_length, config.hidden_size
         # published names have a level `text_model.`, which newer releases of transformers lack
         self.transformer = nn.ModuleDict({"text_model": _text_model(CLIPTextModel(config))})
-        self._has_weights = False
-        self.requires_grad_(False)
-        self.eval()
-        self.register_load_state_dict_pre_hook(_note_weights)  # type: ignore[no-untyped-call]
-
-    def train(self, mode: bool = True) -> FrozenCLIPEmbedder:
-        """Stay in evaluation mode: the encoder is frozen."""
-        return super().train(mode=False)
+        self.freeze()
 
     def load_tokenizer(self) -> Tokenizer:
         """CLIP's."""
@@ -305,10 +301,10 @@ class FrozenCLIPEmbedder(CaptionEmbedder):
         from transformers import CLIPTextModel
 
         super().prepare()
-        if not self._has_weights:
+        if not self.has_weights:
             source = from_hub(CLIPTextModel, self.version, "the text encoder")
             self.transformer["text_model"].load_state_dict(_text_model(source).state_dict())
-            self._has_weights = True
+            self.has_weights = True
 
     @torch.no_grad()
     def forward(self, text: Captions | Tensor) -> Tensor:
@@ -327,10 +323,3 @@ class FrozenCLIPEmbedder(CaptionEmbedder):
 def _text_model(model: nn.Module) -> nn.Module:
     """The module whose parameters are named as below the published `text_model.`."""
     return cast(nn.Module, getattr(model, "text_model", model))
-
-
-def _note_weights(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Remember that a checkpoint brings the weights, so that none need be fetched."""
-    assert isinstance(module, FrozenCLIPEmbedder)
-    if any(key.startswith(f"{prefix}transformer.") for key in state):
-        module._has_weights = True

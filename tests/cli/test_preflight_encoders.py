@@ -217,3 +217,22 @@ def test_an_entry_that_is_neither_tokens_nor_vectors_is_named(key, changes, mess
     params |= {"cond_stage_key": key, "cond_stage_trainable": False} | changes
     with pytest.raises(ConfigError, match=message):
         start(config)
+
+
+class Near(Vectors):
+    """Images with the embeddings of two neighbours."""
+
+    def __getitem__(self, index):
+        return {**super().__getitem__(index), "neighbours": np.zeros((2, 6), np.float32)}
+
+
+def test_neighbours_of_another_width_are_named_before_the_first_step():
+    config = unnamed(second_stage(), "Near")
+    params = config["model"]["params"]
+    del params["cond_stage_key"]
+    tau = {"target": "ldm.conditioning.retrieval.NeighbourEmbedder", "params": {"embed_dim": 8}}
+    params |= {"cond_stage_config": tau, "cond_stage_trainable": False}
+    params["unet_config"]["params"]["context_dim"] = 8
+    message = r"'neighbours' of shape \(2, 6\) .*NeighbourEmbedder.*expected \(B, k, 8\)"
+    with pytest.raises(ConfigError, match=message):
+        start(config)

@@ -227,6 +227,14 @@ def test_widths_that_disagree_are_named_by_their_places(tau, network, message):
         (map_of_labels(), "adm", "slot 'vector', but SpatialRescaler gives what enters concat"),
         (labels(), "concat", "'concat', but ClassEmbedder gives what enters crossattn or vector"),
         (numbers(), "crossattn", "'crossattn', but VectorEmbedder gives what enters vector"),
+        (
+            {
+                "target": "ldm.conditioning.retrieval.NeighbourEmbedder",
+                "params": {"embed_dim": 8},
+            },
+            "adm",
+            "'vector', but NeighbourEmbedder gives what enters crossattn",
+        ),
     ],
 )
 def test_a_conditioning_key_that_leads_elsewhere_is_refused(tau, key, message):
