@@ -143,7 +143,7 @@ TASKS: dict[str, SceneTask] = {
     "unconditional": SceneTask(measures.scenes, "noise", _noise),
     "class": SceneTask(measures.classes, scale=1.5, words=_class_name),
     "text": SceneTask(measures.agreement, scale=1.5, words=itemgetter("caption")),
-    "layout": SceneTask(measures.layouts, scale=1.5, picture=_frames),
+    "layout": SceneTask(measures.layouts, picture=_frames),
     "semantic": _SEMANTIC,
     "superres": SceneTask(
         measures.peak_signal, "bicubic", _bicubic, picture=itemgetter("LR_image")
