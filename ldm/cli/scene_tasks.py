@@ -262,13 +262,14 @@ def _sheet(task: SceneTask, images: Images, items: Items) -> Pixels:
 
 
 def task_table(reports: Mapping[str, Mapping[str, Any]]) -> str:
-    """A row per figure of each task, in Markdown."""
+    """A row per figure of each task, in Markdown, with the minutes that its training took."""
     head = ["task", "figure", "drawn", "unguided", "real scenes", "other scenes", "without"]
     rows = []
     for name, report in reports.items():
+        minutes = "" if report["minutes"] is None else f" ({report['minutes']:.1f} min)"
         for factor, each in report["sides"].items():
             for figure in each["drawn"]:
-                title = name if factor == "1" else f"{name}, {factor} times the side"
+                title = f"{name}{minutes}" if factor == "1" else f"{name}, {factor} times the side"
                 cells = [_shown(figure, each[key]) for key in ("drawn", "unguided", "real")]
                 other = _shown(figure, each["other"])
                 if figure == "PSNR":  # of an image and itself, or another one
