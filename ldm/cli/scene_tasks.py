@@ -131,11 +131,16 @@ def _class_name(item: Item) -> str:
     return CLASS_NAMES[item["class_label"]]
 
 
+def _class_names(item: Item) -> str:
+    return ", ".join(CLASS_NAMES[label] for label in item["box_classes"])
+
+
 _SEMANTIC = SceneTask(
     measures.colours,
     "white",
     _background,
     picture=lambda item: coloured(item["segmentation"]),
+    words=_class_names,
     sides=(1, 2),
 )
 # name of a configuration -> what its model is judged by
@@ -143,7 +148,7 @@ TASKS: dict[str, SceneTask] = {
     "unconditional": SceneTask(measures.scenes, "noise", _noise),
     "class": SceneTask(measures.classes, scale=1.5, words=_class_name),
     "text": SceneTask(measures.agreement, scale=1.5, words=itemgetter("caption")),
-    "layout": SceneTask(measures.layouts, picture=_frames),
+    "layout": SceneTask(measures.layouts, picture=_frames, words=_class_names),
     "semantic": _SEMANTIC,
     "superres": SceneTask(
         measures.peak_signal, "bicubic", _bicubic, picture=itemgetter("LR_image")
