@@ -117,7 +117,8 @@ def _index(args: argparse.Namespace) -> list[str]:
     config = str(CONFIGS / "retrieval.yaml")
     device = ["--device", "cpu" if is_on_cpu(args) else "auto"]
     if not Path(index).is_file():
-        run_script("scripts/train_clip.py", "--out", clip, *device)
+        if not (Path(clip) / "model.safetensors").is_file():  # an index is begun by one CLIP
+            run_script("scripts/train_clip.py", "--out", clip, *device)
         run_script("scripts/build_index.py", config, "--clip", clip, "--out", index, *device)
     return [f"data.params.train.params.index={index}"]
 

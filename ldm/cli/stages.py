@@ -74,7 +74,12 @@ def _command_line(path: Path, args: argparse.Namespace) -> list[str]:
     steps = round(config["lightning"]["trainer"]["max_steps"] * args.longer)
     if is_on_cpu(args):
         processes = min(args.processes, os.cpu_count() or 1)
-        share = config["data"]["params"]["batch_size"] // processes
+        batch = config["data"]["params"]["batch_size"]
+        if batch % processes:
+            raise ConfigError(
+                f"--processes {processes}: expected a divisor of the {batch} images of a batch"
+            )
+        share = batch // processes
         where = ["--accelerator", "cpu", "--devices", str(processes), f"{_BATCH}={share}"]
     else:
         where = ["--gpus", args.gpus]

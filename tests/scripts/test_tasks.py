@@ -1,5 +1,6 @@
 """The tasks from end to end, a few steps long."""
 
+import argparse
 import json
 
 import numpy as np
@@ -78,3 +79,27 @@ def test_the_table_has_a_row_per_figure_and_side(module):
 def test_what_cannot_be_done_is_said_in_one_line(module, tmp_path, caplog_ldm, words, message):
     assert exit_code(module.tasks, [*words, "--logdir", str(tmp_path)]) == 2
     assert message in caplog_ldm.text
+
+
+def test_a_batch_is_not_shared_by_processes_that_would_leave_some_of_it(
+    module, tmp_path, caplog_ldm, monkeypatch
+):
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    words = ["--tasks", "pixels", "--processes", "3", "--logdir", str(tmp_path)]
+    assert exit_code(module.tasks, words) == 2
+    assert "--processes 3: expected a divisor of the 32 images" in caplog_ldm.text
+
+
+def test_a_clip_that_is_there_is_not_trained_again(module, tmp_path, monkeypatch):
+    started = []
+    monkeypatch.setattr("ldm.cli.scene_tasks.run_script", lambda *words: started.append(words[0]))
+    args = argparse.Namespace(logdir=str(tmp_path), gpus="cpu")
+    TASKS["retrieval"].before(args)
+    (tmp_path / "clip").mkdir()
+    (tmp_path / "clip" / "model.safetensors").touch()
+    TASKS["retrieval"].before(args)
+    assert started == [
+        "scripts/train_clip.py",
+        "scripts/build_index.py",
+        "scripts/build_index.py",
+    ]
