@@ -184,8 +184,8 @@ class FrozenClipImageEmbedder(_FrozenTower):
     """Images to CLIP's embedding of each, a vector in the space that texts are embedded in too.
 
     What CLIP sees is the square in the centre, its side resized to CLIP's with bicubic and
-    antialiasing (`ldm.nets.clip`). The null is a vector of zeros, not the embedding
-    of a black picture.
+    antialiasing (`ldm.nets.clip`). The null is a vector of zeros, not the embedding of a black
+    picture.
 
     model: a directory with a whole CLIP, a name on the hub, or one of OpenAI's (ViT-L/14).
         Weights come from there, or from the checkpoint of the model that it is part of.
@@ -195,6 +195,7 @@ class FrozenClipImageEmbedder(_FrozenTower):
     """
 
     _tower, _projection = "vision_model", "visual_projection"
+    _normalization: Tensor
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Encoders that somebody else has trained, and whose weights are fetched only where they lack."""
+"""Encoders that others have trained, whose weights are fetched unless a checkpoint brings them."""
 
 from __future__ import annotations
 
