@@ -13,7 +13,7 @@ from ldm.cli.sampling.layout import LayoutToImage
 from ldm.cli.sampling.layout_files import layout_items, trained_names
 from ldm.cli.sampling.record import read_record
 from ldm.conditioning.layout import LayoutTokens
-from ldm.config import instantiate_model
+from ldm.config import ConfigError, instantiate_model
 from ldm.data.coco import CocoBoxes
 from ldm.data.layouts import Layouts
 from ldm.data.scenes import CLASS_NAMES
@@ -21,6 +21,7 @@ from ldm.data.transforms import Framing
 from ldm.tensor import to_uint8
 from tests.cli.jobs import draw, job
 from tests.cli.runs import pixels, script, second_stage, trained, write
+from tests.cli.test_preflight_concatenated import by_boxes
 from tests.models.diffusion_models import filled
 
 STEPS = ["--steps", 4, "--device", "cpu"]
@@ -222,6 +223,14 @@ def test_a_sequence_of_another_length_is_no_layout(tmp_path):
     model.cond_stage_model.transformer.max_seq_len = 10
     with pytest.raises(ValueError, match="coordinates_bbox, which is no layout: max_seq_len: 10"):
         job(model, tmp_path, "--boxes", "3 0 0 1 1", task=LayoutToImage())
+
+
+def test_boxes_are_painted_over_pictures_of_the_side_of_training_alone(tmp_path):
+    model, words = built(by_boxes(size=8)["model"]), ["--boxes", "3 0 0 0.5 1"]
+    message = "--size 32 32: BoxMap paints boxes over 16 x 16 pixels; expected --size 16 16"
+    with pytest.raises(ConfigError, match=message):
+        job(model, tmp_path, *words, "--size", 32, 32, task=LayoutToImage())
+    assert len(job(model, tmp_path, *words, "--size", 16, 16, task=LayoutToImage()).items) == 1
 
 
 # from a run

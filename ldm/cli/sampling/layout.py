@@ -11,9 +11,10 @@ import torch
 
 from ldm.cli.sampling.entries import Item, kind_of, require_script
 from ldm.cli.sampling.layout_files import boxes_of, layout_items, trained_names
-from ldm.cli.sampling.sizes import latent_size
+from ldm.cli.sampling.sizes import latent_size, pixels_per_cell
 from ldm.cli.sampling.task import Given, Task
 from ldm.cli.sampling.told import add_told, told
+from ldm.conditioning.boxes import BoxMap
 from ldm.conditioning.conditioner import Part
 from ldm.conditioning.layout import LayoutEmbedder, LayoutTokens
 from ldm.conditioning.text import TransformerEmbedder
@@ -57,7 +58,7 @@ name of a class where the data that the model was trained on can be asked for it
             )
         names = trained_names(args.run, args.config)
         found = [{"layout": boxes_of(text, names, num_classes)} for text in args.boxes]
-        latent_size("size", args.size, model)
+        _require_painted(model, args.size)
         framing = Framing.of(args.size or model.image_size)
         found += layout_items(args.layouts, names, num_classes, framing)
         if not found:
@@ -83,6 +84,20 @@ name of a class where the data that the model was trained on can be asked for it
 def _parts(model: Any) -> list[Part]:
     """The parts that read layouts."""
     return [part for part in model.conditioner.parts if kind_of(part) == "layout"]
+
+
+def _require_painted(model: Any, size: Sequence[int] | None) -> None:
+    """Raise ConfigError for pixels (H, W) that boxes are not painted over, or no model takes."""
+    cells, factor = latent_size("size", size, model), pixels_per_cell(model)
+    for embedder in (part.embedder for part in _parts(model)):
+        if cells is None or not isinstance(embedder, BoxMap):
+            continue
+        if cells != (painted := (embedder.height, embedder.width)):
+            height, width = (side * factor for side in painted)
+            raise ConfigError(
+                f"--size {' '.join(map(str, size or ()))}: BoxMap paints boxes over {height} x "
+                f"{width} pixels; expected --size {height} {width}"
+            )
 
 
 def _tokens(part: Part) -> LayoutTokens | None:
