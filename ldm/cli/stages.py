@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ldm.cli.arguments import parse_devices
 from ldm.cli.running import check_least
-from ldm.config import ConfigError, load, to_plain
+from ldm.config import ConfigError, load
 
 __all__ = ["add_training", "is_on_cpu", "run_script", "train_stage"]
 
@@ -70,7 +70,7 @@ def run_script(*words: str) -> None:
 
 
 def _command_line(path: Path, args: argparse.Namespace) -> list[str]:
-    config = to_plain(load([path]))
+    config = load([path])  # whose missing values are given in the overrides
     steps = round(config["lightning"]["trainer"]["max_steps"] * args.longer)
     if is_on_cpu(args):
         processes = min(args.processes, os.cpu_count() or 1)
