@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ldm.config import ConfigError, did_you_mean
+from ldm.data.listing import existing_file
 from ldm.data.mapped import mapped_arrays
 from ldm.data.wrapped import Wrapped
 from ldm.hashing import hash64
@@ -122,11 +123,7 @@ class Index:
     @staticmethod
     def read(path: str | Path) -> Index:
         """The index of a file, memory-mapped; ConfigError for a file that is none."""
-        path = Path(path)
-        if not path.is_file():
-            raise ConfigError(
-                f"index: there is no file {path}; expected one of scripts/build_index.py"
-            )
+        path = existing_file(path, key="index", expected="one of scripts/build_index.py")
         arrays, metadata = mapped_arrays(path)
         if not {"embeddings", "names"} <= arrays.keys() or "clip" not in metadata:
             held = ", ".join(sorted(arrays)) or "nothing"
