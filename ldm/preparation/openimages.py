@@ -245,7 +245,8 @@ def _write_json(
                 tally = write_coco(boxes, sizes, file)
             _tell(tally, path)
             check_count(tally.found, plan)
-            # first: a file that is there has its number
+            # in this order: a file that is there has its number
+            path.unlink(missing_ok=True)
             journal.finish(plan, tally.found)
             os.replace(partial, path)
         finally:
