@@ -89,7 +89,7 @@ def miniature(directory):
 
     images/*.png with captions, maps/*.png with labels, instances.json with a box in each image,
     index.safetensors with neighbours of each, the same pictures as two classes of ImageNet, and
-    those of `images` in shards/0.tar.
+    those of `images` in shards/0.tar, and named in list.txt.
     """
     for part in ("images", "maps", "train/n01440764", "train/n01443537", "val/n01443537"):
         (directory / part).mkdir(parents=True)
@@ -111,6 +111,7 @@ def miniature(directory):
         ],
         "categories": [{"id": 1, "name": "thing"}],
     }
+    (directory / "list.txt").write_text("".join(f"images/{name}\n" for name in names))
     (directory / "instances.json").write_text(json.dumps(coco))
     (directory / "shards").mkdir()
     with tarfile.open(directory / "shards/0.tar", "w") as tar:
@@ -147,6 +148,7 @@ def on_miniature(config: dict[str, Any], directory) -> list[str]:
                 "annotations": directory / "instances.json",
                 "shards": directory / "shards",
                 "index": directory / "index.safetensors",
+                "file": directory / "list.txt",
                 "root": directory if is_whole else directory / "images",
                 "data_root": directory if is_whole else directory / "images",
             }

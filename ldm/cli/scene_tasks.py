@@ -131,11 +131,16 @@ def _class_name(item: Item) -> str:
     return CLASS_NAMES[item["class_label"]]
 
 
+def _class_names(item: Item) -> str:
+    return ", ".join(CLASS_NAMES[label] for label in item["box_classes"])
+
+
 _SEMANTIC = SceneTask(
     measures.colours,
     "white",
     _background,
     picture=lambda item: coloured(item["segmentation"]),
+    words=_class_names,
     sides=(1, 2),
 )
 # name of a configuration -> what its model is judged by
@@ -143,7 +148,7 @@ TASKS: dict[str, SceneTask] = {
     "unconditional": SceneTask(measures.scenes, "noise", _noise),
     "class": SceneTask(measures.classes, scale=1.5, words=_class_name),
     "text": SceneTask(measures.agreement, scale=1.5, words=itemgetter("caption")),
-    "layout": SceneTask(measures.layouts, scale=1.5, picture=_frames),
+    "layout": SceneTask(measures.layouts, picture=_frames, words=_class_names),
     "semantic": _SEMANTIC,
     "superres": SceneTask(
         measures.peak_signal, "bicubic", _bicubic, picture=itemgetter("LR_image")
@@ -262,13 +267,14 @@ def _sheet(task: SceneTask, images: Images, items: Items) -> Pixels:
 
 
 def task_table(reports: Mapping[str, Mapping[str, Any]]) -> str:
-    """A row per figure of each task, in Markdown."""
+    """A row per figure of each task, in Markdown, with the minutes that its training took."""
     head = ["task", "figure", "drawn", "unguided", "real scenes", "other scenes", "without"]
     rows = []
     for name, report in reports.items():
+        minutes = "" if report["minutes"] is None else f" ({report['minutes']:.1f} min)"
         for factor, each in report["sides"].items():
             for figure in each["drawn"]:
-                title = name if factor == "1" else f"{name}, {factor} times the side"
+                title = f"{name}{minutes}" if factor == "1" else f"{name}, {factor} times the side"
                 cells = [_shown(figure, each[key]) for key in ("drawn", "unguided", "real")]
                 other = _shown(figure, each["other"])
                 if figure == "PSNR":  # of an image and itself, or another one

@@ -9,11 +9,10 @@ import sys
 from pathlib import Path
 
 from ldm.cli.arguments import parse_devices
+from ldm.cli.running import check_least
 from ldm.config import ConfigError, load, to_plain
 
-__all__ = ["PROCESSES", "add_training", "is_on_cpu", "run_script", "train_stage"]
-
-PROCESSES = 2  # on the CPU, where networks this small gain little from threads
+__all__ = ["add_training", "is_on_cpu", "run_script", "train_stage"]
 
 _BATCH = "data.params.batch_size"
 _STEPS = "lightning.trainer.max_steps"
@@ -26,6 +25,8 @@ def add_training(parser: argparse.ArgumentParser, logdir: str) -> None:
     add("--logdir", default=logdir, help="where everything goes")
     add("--longer", type=float, default=1.0, help="factor on the optimizer steps of each stage")
     add("--gpus", default="cpu", help="as for main.py")
+    # networks this small gain little from threads
+    add("--processes", type=int, default=2, help="on the CPU, each with its share of a batch")
     add("--seed", type=int, default=23, help="seed of training and of the first picture")
 
 
@@ -37,12 +38,13 @@ def is_on_cpu(args: argparse.Namespace) -> bool:
 def train_stage(path: Path, args: argparse.Namespace, *overrides: str) -> Path:
     """Train a configuration by the command line; returns its run directory.
 
-    On the CPU by two processes, each with half of a batch. Its learning rate decays over all of
-    its steps.
+    On the CPU by as many processes as asked for, each with its share of a batch. Its learning rate
+    decays over all of its steps.
 
     Ends the script, as the command line ended, when that failed: it has said why.
-    Raises ConfigError for a factor on the steps that is none.
+    Raises ConfigError for a factor on the steps that is none, and for no process.
     """
+    check_least(args, processes=1)
     if args.longer <= 0:
         raise ConfigError(f"--longer {args.longer}: expected more than 0")
     pattern = f"*_{path.stem}"
@@ -71,7 +73,7 @@ def _command_line(path: Path, args: argparse.Namespace) -> list[str]:
     config = to_plain(load([path]))
     steps = round(config["lightning"]["trainer"]["max_steps"] * args.longer)
     if is_on_cpu(args):
-        processes = min(PROCESSES, os.cpu_count() or 1)
+        processes = min(args.processes, os.cpu_count() or 1)
         share = config["data"]["params"]["batch_size"] // processes
         where = ["--accelerator", "cpu", "--devices", str(processes), f"{_BATCH}={share}"]
     else:

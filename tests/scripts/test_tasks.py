@@ -37,7 +37,7 @@ def test_a_task_is_trained_drawn_measured_and_not_done_again(module, tmp_path, c
     words = ["--tasks", "semantic", "--longer", "0.04", "--n", "3", "--logdir", str(tmp_path)]
     module.tasks(words)
     table = (tmp_path / "table.md").read_text()
-    assert "| semantic | pixels |" in table
+    assert "| pixels |" in table
     assert "| semantic, 2 times the side | of things |" in table
     assert table in capfd.readouterr().out
     report = json.loads((tmp_path / "semantic" / "report.json").read_text())
@@ -62,9 +62,10 @@ def test_every_task_has_its_configuration(module):
 def test_the_table_has_a_row_per_figure_and_side(module):
     figures = {"pixels": 0.5, "of things": 0.25}
     sides = dict.fromkeys(("drawn", "without", "other", "real"), figures) | {"unguided": None}
-    table = task_table({"semantic": {"sides": {"1": sides, "2": sides}}})
+    table = task_table({"semantic": {"minutes": 2.04, "sides": {"1": sides, "2": sides}}})
     assert len(table.splitlines()) == 2 + 4
-    assert "| semantic | pixels | 50.0% |  | 50.0% | 50.0% | 50.0% (white) |" in table
+    assert "| semantic (2.0 min) | pixels | 50.0% |  | 50.0% | 50.0% | 50.0% (white) |" in table
+    assert "| semantic, 2 times the side | of things | 25.0% |" in table
 
 
 @pytest.mark.parametrize(
