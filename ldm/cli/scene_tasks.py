@@ -213,7 +213,7 @@ def judge(
         }
         suffix = "" if factor == 1 else f"-{factor}"
         Image.fromarray(_sheet(task, images, items)).save(out / f"sheet{suffix}.png")
-    said = {"run": str(run), "minutes": minutes, "n": args.n, "sides": found}
+    said = {"run": str(run), "minutes": minutes, "n": len(items), "sides": found}
     (out / "report.json").write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
     return said
 
