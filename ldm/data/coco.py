@@ -22,7 +22,7 @@ from ldm.data.coco_format import (
     tell_of_problems,
 )
 from ldm.data.images import ImageFiles
-from ldm.data.listing import existing_directory, list_files
+from ldm.data.listing import existing_directory, existing_file, list_files
 from ldm.data.transforms import Framing, Interpolation, Window
 from ldm.log import log
 from ldm.ranges import NonNegative, Weight
@@ -65,8 +65,9 @@ class CocoCaptions(ImageFiles):
             size, random_crop=random_crop, flip_p=flip_p, interpolation=interpolation
         )
         directory = existing_directory(root, expected="a directory of images")
-        path = Path(annotations).expanduser()
-        images = _read(path, "annotations", "COCO's JSON with captions", captions_of)
+        expected = "COCO's JSON with captions"
+        path = existing_file(annotations, key="annotations", expected=expected)
+        images = _read(path, "annotations", captions_of)
         kept = [image for image in images if image.captions]
         if not kept:
             raise ConfigError(
@@ -130,7 +131,7 @@ class CocoBoxes(ImageFiles):
             raise ConfigError(f"min_crop: {min_crop}; expected above 0, to 1")
         framing = Framing.of(size, random_crop=random_crop, flip_p=flip_p, min_crop=min_crop)
         directory = existing_directory(root, expected="a directory of images")
-        path = Path(annotations).expanduser()
+        path = existing_file(annotations, key="annotations", expected="COCO's JSON")
         coco = _boxes(path, skip_bad_boxes=skip_bad_boxes)
         self._is_random, self._min_area, self._min_objects = random_caption, min_area, min_objects
         images = [image for image in coco.images if self._is_kept(image, framing)]
@@ -142,7 +143,8 @@ class CocoBoxes(ImageFiles):
         self.class_names = coco.class_names
         _tell_of_size(path, len(images), len(coco.images), "are used")
         if captions is not None:
-            images = _captioned(images, Path(captions).expanduser())
+            expected = "COCO's JSON with captions"
+            images = _captioned(images, existing_file(captions, key="captions", expected=expected))
         self._images = images
         self._sides = {image.name: (image.height, image.width) for image in images}
         names = [image.name for image in images]
@@ -186,10 +188,8 @@ class CocoBoxes(ImageFiles):
         return f"its boxes are of an image of {told} pixels, it has {found}"
 
 
-def _read(path: Path, key: str, expected: str, form: Callable[[Path, Any], Form]) -> Form:
+def _read(path: Path, key: str, form: Callable[[Path, Any], Form]) -> Form:
     """What a file of this form holds; ConfigError names the parameter and the file."""
-    if not path.is_file():
-        raise ConfigError(f"{key}: there is no file {path}; expected {expected}")
     try:
         return form(path, json_of(path))
     except ConfigError as error:
@@ -198,7 +198,7 @@ def _read(path: Path, key: str, expected: str, form: Callable[[Path, Any], Form]
 
 def _boxes(path: Path, *, skip_bad_boxes: bool) -> Coco:
     """A file of boxes; ConfigError for annotations that are none, unless they may be left out."""
-    coco = _read(path, "annotations", "COCO's JSON", coco_of)
+    coco = _read(path, "annotations", coco_of)
     if coco.faults and not skip_bad_boxes:
         more = f" (and {len(coco.faults) - 1} more)" if len(coco.faults) > 1 else ""
         raise ConfigError(
@@ -210,7 +210,7 @@ def _boxes(path: Path, *, skip_bad_boxes: bool) -> Coco:
 
 def _captioned(images: Sequence[CocoImage], path: Path) -> list[CocoImage]:
     """The images that a second file has captions of, with these; ConfigError when it has none."""
-    others = _read(path, "captions", "COCO's JSON with captions", captions_of)
+    others = _read(path, "captions", captions_of)
     told = {image.id: image for image in others}
     kept = []
     for image in images:
@@ -237,9 +237,9 @@ def _tell_of_size(path: Path, count: int, total: int, what: str) -> None:
 
 def _require_files(root: Path, names: Sequence[str], path: Path) -> None:
     """ConfigError when none of the images that a file names is there."""
-    found = list_files(root)[0]
-    if set(names).isdisjoint(found):
-        raise ConfigError(
-            f"root: none of the {len(names)} images of {path} is in {root}: it names, e.g., "
-            f"{names[0]!r}, there is {found[0]!r}"
-        )
+    if any((root / name).is_file() for name in names):  # as a rule the first
+        return
+    raise ConfigError(
+        f"root: none of the {len(names)} images of {path} is in {root}: it names, e.g., "
+        f"{names[0]!r}, there is {list_files(root)[0][0]!r}"
+    )

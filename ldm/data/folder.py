@@ -16,6 +16,7 @@ from ldm.data.listing import (
     Split,
     class_names,
     existing_directory,
+    existing_file,
     list_files,
     read_list,
     split_by_hash,
@@ -41,6 +42,8 @@ class ImageFolder(ImageFiles):
     random_crop: cut the window at random along the longer side instead of from the centre.
     flip_p: probability of a mirrored image; a caption that says left or right prevents it.
     captions: read the captions, where there are any.
+    random_caption: one of an image's captions, drawn anew each time, or the first; by default
+        drawn where the split is `train`.
     interpolation, fast_decode: as in `Framing` and `ImageFiles`.
     channels, dtype, value_range: as in `PixelFormat`. With other than 1, 3 or 4 channels, `.npy`
         files alone are looked for; otherwise those that lie beside an image of the same name are
@@ -69,6 +72,7 @@ class ImageFolder(ImageFiles):
         dtype: Dtype = "uint8",
         value_range: Sequence[float] | None = None,
         captions: bool = True,
+        random_caption: bool | None = None,
     ) -> None:
         framing = Framing.of(
             size, random_crop=random_crop, flip_p=flip_p, interpolation=interpolation
@@ -87,7 +91,7 @@ class ImageFolder(ImageFiles):
             )
         self._captions = Captions.find(directory, names, texts) if captions else None
         chosen = split_by_hash(names, split, val_fraction)
-        self._shuffles_captions = split == "train"
+        self._is_random = split == "train" if random_caption is None else random_caption
         log.info(
             "%s: %d of %d images (%s), %d classes, %s captions",
             directory,
@@ -104,7 +108,7 @@ class ImageFolder(ImageFiles):
         facts = self.class_facts(index) if self.class_names else {}
         if self._captions:
             texts = self._captions.of(self.names[index])
-            facts["caption"] = taken(texts, rng, is_random=self._shuffles_captions)
+            facts["caption"] = taken(texts, rng, is_random=self._is_random)
         return facts
 
 
@@ -136,9 +140,7 @@ class ImageList(ImageFiles):
             size, random_crop=random_crop, flip_p=flip_p, interpolation=interpolation
         )
         pixels = PixelFormat.of(channels, dtype, value_range)
-        path = Path(file).expanduser()
-        if not path.is_file():
-            raise ConfigError(f"file: there is no list {path}; expected one image name to a line")
+        path = existing_file(file, key="file", expected="a list, one image name to a line")
         directory = existing_directory(
             path.parent if root is None else root, expected=f"the directory of the files in {path}"
         )

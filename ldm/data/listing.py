@@ -20,6 +20,7 @@ __all__ = [
     "class_names",
     "class_of",
     "existing_directory",
+    "existing_file",
     "in_split",
     "list_files",
     "list_or_hash",
@@ -37,13 +38,22 @@ def existing_directory(root: str | Path, *, key: str = "root", expected: str) ->
     path = Path(root).expanduser()
     if path.is_dir():
         return path
-    if path.exists():
-        problem = f"{path} is a file"
-    else:
-        problem = f"there is no directory {path}"
-        near = nearest_path(path.absolute())
-        problem += f"; did you mean {near}?" if near else ""
-    raise ConfigError(f"{key}: {problem}; expected {expected}")
+    found = f"{path} is a file" if path.exists() else f"there is no directory {path}{_hint(path)}"
+    raise ConfigError(f"{key}: {found}; expected {expected}")
+
+
+def existing_file(file: str | Path, *, key: str, expected: str) -> Path:
+    """A file that exists; otherwise ConfigError names the key and what it should hold."""
+    path = Path(file).expanduser()
+    if path.is_file():
+        return path
+    found = f"{path} is a directory" if path.exists() else f"there is no file {path}{_hint(path)}"
+    raise ConfigError(f"{key}: {found}; expected {expected}")
+
+
+def _hint(path: Path) -> str:
+    near = nearest_path(path.absolute())
+    return f"; did you mean {near}?" if near else ""
 
 
 def list_files(root: Path, extensions: Collection[str] = EXTENSIONS) -> tuple[list[str], set[str]]:

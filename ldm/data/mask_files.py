@@ -33,7 +33,8 @@ class MaskFiles:
     def __call__(self, name: str, size: tuple[int, int]) -> NDArray[np.uint8]:
         """The mask (H, W, 1) of an image of this name and size (H, W), 255 where it is hidden.
 
-        Raises ConfigError for a file that cannot be read, and one of another size.
+        Raises ConfigError for a file that cannot be read, one of another size, and one of dark
+        levels alone, such as 0 and 1, which would hide nothing.
         """
         path = self.files[name]
         try:
@@ -41,6 +42,12 @@ class MaskFiles:
         except UNREADABLE as error:
             raise ConfigError(f"{path}: cannot be read as a mask: {reason(error)}") from None
         require_one_size(self.root / name, size, path, levels.shape[:2], what="mask")
+        lightest = int(levels.max())
+        if 0 < lightest < _WHITE:
+            raise ConfigError(
+                f"{path}: the lightest level of this mask is {lightest} of 255; expected white, "
+                f"{_WHITE} or more, where it is hidden"
+            )
         return np.where(levels >= _WHITE, np.uint8(255), np.uint8(0))
 
     def require_sizes(self, source: ImageFiles) -> None:

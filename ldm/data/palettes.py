@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ldm.config import ConfigError
-from ldm.data.listing import utf8_text
+from ldm.data.listing import existing_file, utf8_text
 
 __all__ = ["Palette"]
 
@@ -42,7 +42,8 @@ class Palette:
         Raises ConfigError for what is no colour, and for a colour that stands for two labels.
         """
         if isinstance(palette, str | Path):
-            pairs = _read(Path(palette).expanduser())
+            expected = "lines 'red green blue name'"
+            pairs = _read(existing_file(palette, key="palette", expected=expected))
         else:
             pairs = [(str(name), list(colour)) for name, colour in palette.items()]
         if not pairs:
@@ -107,8 +108,6 @@ def _require_colours(image: Image.Image) -> None:
 
 def _read(path: Path) -> list[tuple[str, list[int]]]:
     """Names and numbers of the lines of a file."""
-    if not path.is_file():
-        raise ConfigError(f"palette: there is no file {path}; expected lines 'red green blue name'")
     pairs = []
     for number, text in enumerate(utf8_text(path).splitlines(), start=1):
         if not text.strip() or text.startswith(_HEADERS):

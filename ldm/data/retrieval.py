@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ldm.config import ConfigError, did_you_mean
+from ldm.data.listing import existing_file
 from ldm.data.mapped import mapped_arrays
 from ldm.data.wrapped import Wrapped
 from ldm.hashing import hash64
@@ -122,11 +123,7 @@ class Index:
     @staticmethod
     def read(path: str | Path) -> Index:
         """The index of a file, memory-mapped; ConfigError for a file that is none."""
-        path = Path(path)
-        if not path.is_file():
-            raise ConfigError(
-                f"index: there is no file {path}; expected one of scripts/build_index.py"
-            )
+        path = existing_file(path, key="index", expected="one of scripts/build_index.py")
         arrays, metadata = mapped_arrays(path)
         if not {"embeddings", "names"} <= arrays.keys() or "clip" not in metadata:
             held = ", ".join(sorted(arrays)) or "nothing"
@@ -167,8 +164,8 @@ class Neighbours(Wrapped):
         to make up k. To attention a token that is repeated weighs more, and k alike are one: so the
         model learns to draw from a single embedding, as a text has. By default, always k.
 
-    Items are found by their `relpath`; those without by their place, and the pixels of some of them
-    are held against those that were indexed.
+    Items are found by their `relpath`, several of one name by their place; those without by their
+    place, and the pixels of some of them are held against those that were indexed.
 
     Raises ConfigError: no such index, an index of another data set, more neighbours than it has.
     """
@@ -215,7 +212,10 @@ class Neighbours(Wrapped):
         """Where an item is in the table."""
         if "relpath" not in item:
             return index
-        row = int(self.table.rows_of(np.array([key_of(item)]))[0])
+        key = key_of(item)
+        if index < len(self.table.keys) and self.table.keys[index] == key:
+            return index  # of items of one name, as two directories have them, this one
+        row = int(self.table.rows_of(np.array([key]))[0])
         if row < 0:
             raise self._of_another(item["relpath"])
         return row

@@ -39,14 +39,14 @@ class Shards(ImageFiles):
         image is not mirrored where the caption that is taken says left or right.
     split, val_fraction: likewise, by a hash of the keys.
     captions: leave out samples without a caption; false gives the images of all, without captions.
+    random_caption: as in `ldm.data.folder.ImageFolder`.
     min_side: leave out images whose shorter side has fewer pixels.
     max_aspect: leave out images whose longer side is more than this many times the shorter one.
     index_dir: where the index of each tar is stored, see `ldm.data.shard_index.index_of`.
 
-    An item holds `image` (H, W, 3) uint8, `relpath` (tar and member) and `caption`: of several, one
-    is drawn in training, and the first taken otherwise. What is left out is counted and told;
-    samples that the index finds bad are named, and so are those that cannot be decoded, which are
-    replaced by their next good neighbour.
+    An item holds `image` (H, W, 3) uint8, `relpath` (tar and member) and `caption`. What is left
+    out is counted and told; samples that the index finds bad are named, and so are those that
+    cannot be decoded, which are replaced by their next good neighbour.
 
     Raises ConfigError for a tar that is not there, and when no sample is left.
     """
@@ -66,6 +66,7 @@ class Shards(ImageFiles):
         min_side: NonNegative = 0,
         max_aspect: Weight | None = None,
         index_dir: str | Path | None = None,
+        random_caption: bool | None = None,
     ) -> None:
         framing = Framing.of(
             size, random_crop=random_crop, flip_p=flip_p, interpolation=interpolation
@@ -88,7 +89,8 @@ class Shards(ImageFiles):
         lengths = [len(index.samples) for index in found]
         self._samples = samples[kept]
         self._shards = np.repeat(np.arange(len(found), dtype=np.int32), lengths)[kept]
-        self._has_captions, self._is_random = captions, split == "train"
+        self._has_captions = captions
+        self._is_random = split == "train" if random_caption is None else random_caption
         tars = [place.relative_to(root).as_posix() for place in places]
         names = np.concatenate([index.names for index in found])[kept]
         super().__init__(root, _Names(tars, self._shards, names), framing, fast_decode=fast_decode)

@@ -13,7 +13,8 @@ from ldm.data.wrapped import Wrapped, entry
 
 __all__ = ["Windows"]
 
-_OF_PIXELS = ("image", "segmentation")
+_OF_PIXELS = ("image", "segmentation", "mask", "masked_image")
+_MADE_BEFORE = {"layout": "Layouts", "LR_image": "SuperResolution"}  # of the whole picture
 
 
 class Windows(Wrapped):
@@ -26,9 +27,11 @@ class Windows(Wrapped):
     size: side of the window in pixels, or [height, width].
 
     An item is that of the source with `image` (h, w, C), and, where it has them, `segmentation`
-    (h, w) of the same window and `boxes` (N, 4) as fractions of it: cut off at its border, those
-    with nothing inside left out with their `box_classes`. Nothing is resized.
-    Raises ConfigError, when it is used, for a picture smaller than the window.
+    (h, w), `mask` and `masked_image` of the same window and `boxes` (N, 4) as fractions of it: cut
+    off at its border, those with nothing inside left out with their `box_classes`. Nothing is
+    resized.
+    Raises ConfigError, when it is used, for a picture smaller than the window, and for a source
+    with `layout` or `LR_image`, which would stay those of the whole picture.
     """
 
     def __init__(self, source: Any, size: int | Sequence[int]) -> None:
@@ -37,6 +40,11 @@ class Windows(Wrapped):
 
     def changed(self, item: dict[str, Any], index: int, rng: np.random.Generator) -> dict[str, Any]:
         """The window of an item."""
+        for key in _MADE_BEFORE.keys() & item.keys():
+            raise ConfigError(
+                f"source: {type(self.source).__name__} has a {key!r} of the whole picture; "
+                f"expected {_MADE_BEFORE[key]} around Windows"
+            )
         height, width = entry(item, "image", self.source).shape[:2]
         if height < self.height or width < self.width:
             raise ConfigError(

@@ -230,10 +230,10 @@ def _write_json(
     path, table = out / f"instances_{plan.part}.json", plan.sources[0]
     with preparing(out, plan) as (journal, is_begun):
         done = journal.count(plan.part)
-        if is_begun and done is not None and path.is_file():
-            check_count(done, plan)
+        # another number than was found then: images may have come since
+        if is_begun and done is not None and plan.expected in (None, done) and path.is_file():
             journal.finish(plan, done)
-            log.info("%s: is there", path)
+            log.info("%s: is there, with %d images; remove it to make it anew", path, done)
             return
         partial, sizes = out / f"{PARTIAL}{path.name}", Sizes(root, out / f".sizes-{plan.part}")
         try:
@@ -245,7 +245,8 @@ def _write_json(
                 tally = write_coco(boxes, sizes, file)
             _tell(tally, path)
             check_count(tally.found, plan)
-            # first: a file that is there has its number
+            # in this order: a file that is there has its number
+            path.unlink(missing_ok=True)
             journal.finish(plan, tally.found)
             os.replace(partial, path)
         finally:

@@ -101,7 +101,7 @@ def holes_by_name(root):
 
 def holes_of_files(root):
     images = ImageFolder(root / "pairs/images", 16, split="all", random_crop=True, flip_p=0.5)
-    return Masked(images, masks=root / "pairs/maps")
+    return Masked(images, masks=root / "pairs/masks")
 
 
 def blindly_degraded(root):
@@ -180,6 +180,8 @@ def root(tmp_path_factory):
     for part in ("images", "maps"):
         (place / "pairs" / part).mkdir(parents=True)
         Image.fromarray(gradient(32, 48)[..., 0] % 2).save(place / f"pairs/{part}/a.png")
+    (place / "pairs/masks").mkdir()
+    Image.fromarray(gradient(32, 48)[..., 0] % 2 * 255).save(place / "pairs/masks/a.png")
     (place / "list.txt").write_text("captions/0.png\nclasses/cat/a.jpg\n")
     images = [
         {"id": number, "file_name": f"{number}.png", "width": 48, "height": 32}

@@ -130,6 +130,18 @@ def test_caption_is_drawn_in_training_and_the_first_in_validation(tmp_path):
     assert {validation.item(0, generator(seed))["caption"] for seed in range(20)} == {"one"}
 
 
+@pytest.mark.parametrize(
+    ("random_caption", "expected"), [(None, {"one"}), (True, {"one", "two"}), (False, {"one"})]
+)
+def test_a_directory_that_is_one_split_says_whether_a_caption_is_drawn(
+    tmp_path, random_caption, expected
+):
+    save(tmp_path, "a.png")
+    (tmp_path / "a.txt").write_text("one\ntwo")
+    data = ImageFolder(tmp_path, 16, split="all", random_caption=random_caption)
+    assert {data.item(0, generator(seed))["caption"] for seed in range(20)} == expected
+
+
 def test_captions_are_not_looked_at_where_they_are_not_wanted(tmp_path):
     save(tmp_path, "a.png", "b.png")
     (tmp_path / "metadata.csv").write_text("file_name,text\nc.png,a dog\n")

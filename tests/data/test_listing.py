@@ -4,6 +4,7 @@ from ldm.config import ConfigError
 from ldm.data.listing import (
     class_names,
     existing_directory,
+    existing_file,
     list_files,
     list_or_hash,
     split_by_hash,
@@ -45,6 +46,17 @@ def test_missing_directory_names_key_path_and_nearest(tmp_path):
         ConfigError, match=r"root: there is no directory .*/photograph; did you.*phs"
     ):
         existing_directory(tmp_path / "photograph", expected="images")
+
+
+def test_missing_file_names_key_path_and_nearest(tmp_path):
+    touch(tmp_path, "captions.json")
+    with pytest.raises(
+        ConfigError, match=r"file: there is no file .*/caption.json; did you.*ns.json.; expected x"
+    ):
+        existing_file(tmp_path / "caption.json", key="file", expected="x")
+    with pytest.raises(ConfigError, match=r"file: .* is a directory; expected x"):
+        existing_file(tmp_path, key="file", expected="x")
+    assert existing_file(tmp_path / "captions.json", key="file", expected="x").is_file()
 
 
 def test_file_in_place_of_a_directory_is_named(tmp_path):

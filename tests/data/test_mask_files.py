@@ -121,6 +121,19 @@ def test_a_damaged_mask_is_named(tmp_path):
         data[0]
 
 
+@pytest.mark.parametrize(("level", "is_refused"), [(1, True), (127, True), (0, False)])
+def test_a_mask_of_dark_levels_alone_is_refused_and_a_black_one_hides_nothing(
+    tmp_path, level, is_refused
+):
+    save(tmp_path, level=level)
+    data = Masked(folder(tmp_path), masks=tmp_path / "masks")
+    if is_refused:
+        with pytest.raises(ConfigError, match=rf"masks/a\.png: the lightest level .* is {level}"):
+            data[0]
+    else:
+        assert not data[0]["mask"].any()
+
+
 def test_images_without_masks_are_named(tmp_path):
     for name in "abc":
         save(tmp_path, name)

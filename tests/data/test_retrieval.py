@@ -191,3 +191,19 @@ def test_files_are_found_by_their_names(tmp_path):
     more = ImageFolder(tmp_path / "images", 16, split="all")
     with pytest.raises(ConfigError, match=r"is of another data set: e.png is not in it"):
         Neighbours(more, str(path), k=1)
+
+
+class TwoOfOneName(ShapesDataset):
+    """Scenes of which two and two have one name, as files of two directories may."""
+
+    def __getitem__(self, index):
+        return {**super().__getitem__(index), "relpath": f"{index % 2}.png"}
+
+
+def test_items_of_one_name_have_neighbours_of_their_own(tmp_path):
+    path = tmp_path / "index.safetensors"
+    vectors = save_index(path, keys_of(TwoOfOneName(16, length=4)), ROWS)
+    data = Neighbours(TwoOfOneName(16, length=4), str(path), k=1)
+    for index, rows in enumerate(ROWS):
+        found = data[index]["neighbours"][0]
+        assert np.array_equal(found, vectors[rows[0]].astype(np.float32))

@@ -141,6 +141,8 @@ def test_lines_of_a_text_are_alternatives(tmp_path):
     train = read(tmp_path, split="train", val_fraction=0)
     assert {train.item(0, generator(seed))["caption"] for seed in range(20)} == {"one", "two"}
     assert {read(tmp_path).item(0, generator(seed))["caption"] for seed in range(9)} == {"one"}
+    drawn = read(tmp_path, random_caption=True)
+    assert {drawn.item(0, generator(seed))["caption"] for seed in range(20)} == {"one", "two"}
 
 
 @pytest.mark.parametrize(("text", "is_mirrored"), [("a dog", True), ("a dog on the left", False)])

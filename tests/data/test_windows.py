@@ -5,7 +5,10 @@ import pytest
 from torch.utils.data import Dataset
 
 from ldm.config import ConfigError
+from ldm.data.layouts import Layouts
+from ldm.data.masks import Masked
 from ldm.data.shapes import ShapesDataset
+from ldm.data.superres import SuperResolution
 from ldm.data.windows import Windows
 
 
@@ -73,3 +76,21 @@ def test_what_is_of_no_pixels_stays_as_it_is():
 def test_a_picture_smaller_than_the_window_is_refused():
     with pytest.raises(ConfigError, match="size: 16 x 16 pixels; item 0 of the source has 12 x 20"):
         Windows(OneBox((0, 0, 2, 2)), 16)[0]
+
+
+def test_a_hole_stays_on_its_pixels():
+    windows = Windows(Masked(ShapesDataset(48, length=3)), 32)
+    for index in range(3):
+        item = windows.item(index, np.random.default_rng(index))
+        seen = np.where(item["mask"] == 255, 0, item["image"])
+        assert np.array_equal(item["masked_image"], seen)
+
+
+@pytest.mark.parametrize(
+    ("around", "key"), [(Layouts, "layout"), (lambda data: SuperResolution(data, 4), "LR_image")]
+)
+def test_what_was_made_of_the_whole_picture_is_refused(around, key):
+    source = around(OneBox((5, 3, 8, 6)))
+    message = f"a '{key}' of the whole picture; expected {type(source).__name__} around Windows"
+    with pytest.raises(ConfigError, match=message):
+        Windows(source, 8)[0]

@@ -187,6 +187,16 @@ def test_missing_images_are_named_and_counted(raw, caplog_ldm):
     assert set(names_and_boxes(raw)) == {f"{IDS[0]}.jpg", f"{IDS[4]}.jpg"}
 
 
+def test_images_that_came_since_are_found_when_all_are_expected(raw):
+    apart = raw / f"{IDS[0]}.jpg"
+    (raw / "images" / apart.name).rename(apart)
+    assert prepare(raw, expect="any") == 0
+    assert apart.name not in names_and_boxes(raw)
+    apart.rename(raw / "images" / apart.name)
+    assert prepare(raw) == 0
+    assert apart.name in names_and_boxes(raw)
+
+
 def test_images_of_other_names_are_refused(raw, caplog_ldm):
     for path in (raw / "images").iterdir():
         path.rename(path.with_stem(f"x{path.stem}"))
