@@ -34,7 +34,8 @@ class _Faces(ImageFiles):
     """Images of one split, cut to their central square.
 
     size: side in pixels.  keys: entries that an item keeps, by default all.
-    data_root: the directory.  txt_file: list of the split's names, relative to it.
+    data_root: the directory.  txt_file: list of the split's names, relative to it; by default the one
+        that lies beside the directory.
     flip_p: probability of a mirrored image.
 
     An item holds `image` (size, size, 3) uint8, `relpath` and `file_path_`.
@@ -59,7 +60,7 @@ class _Faces(ImageFiles):
             expected="the images as files, at any depth",
         )
         names, _ = list_files(directory)
-        file = Path(txt_file or f"data/{self.dataset_name}{self.part}.txt")
+        file = Path(txt_file or directory.parent / f"{self.dataset_name}{self.part}.txt")
         framing = Framing.of(size, flip_p=flip_p)
         super().__init__(directory, list_or_hash(names, file, self.part), framing)
 

@@ -32,7 +32,8 @@ __all__ = [
 class LSUNBase(ImageFiles):
     """Images of one split, cut to their central square.
 
-    txt_file: list of the split's names, relative to `data_root`.  data_root: the directory.
+    data_root: the directory.  txt_file: list of the split's names, relative to it; by default the one
+        that lies beside the directory.
     size: side in pixels.  flip_p: probability of a mirrored image, by default 0.5 in training.
     interpolation: a filter of `Framing`, or `linear` for bilinear.
 
@@ -64,7 +65,8 @@ class LSUNBase(ImageFiles):
             expected="the images exported from the LSUN database, at any depth",
         )
         names, _ = list_files(directory)
-        chosen = list_or_hash(names, Path(txt_file or self.default_list), self.part)
+        file = Path(txt_file or directory.parent / Path(self.default_list).name)
+        chosen = list_or_hash(names, file, self.part)
         super().__init__(directory, chosen, framing)
 
     def facts(self, index: int, rng: np.random.Generator) -> dict[str, Any]:

@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -225,6 +226,20 @@ def test_missing_lsun_names_the_key(tmp_path, monkeypatch):
 def test_face_list_of_arrays_finds_the_images_of_that_name(here):
     Path("data/celebahqtrain.txt").write_text("0005.npy\n0002.npy\n0099.npy\n")
     assert [item["relpath"] for item in CelebAHQTrain(32)] == ["0002.png", "0005.png"]
+
+
+@pytest.mark.parametrize(
+    ("data", "where", "name"),
+    [
+        (CelebAHQTrain, "data/celebahq", "celebahqtrain.txt"),
+        (LSUNChurchesTrain, "data/lsun/churches", "church_outdoor_train.txt"),
+    ],
+)
+def test_a_list_is_looked_for_beside_the_directory_that_is_given(here, data, where, name):
+    elsewhere = shutil.copytree(where, "elsewhere/images")
+    Path("data").joinpath(name).write_text("0001.png\n")  # of other data
+    Path("elsewhere").joinpath(name).write_text("0003.png\n0002.png\n")
+    assert data(size=32, data_root=elsewhere).names == ["0002.png", "0003.png"]
 
 
 def test_missing_images_of_a_list_are_counted(here, caplog_ldm):

@@ -90,6 +90,16 @@ def test_a_mask_of_another_size_is_resized_and_told(runs, tmp_path, caplog_ldm):
     assert np.array_equal(pixels(tmp_path / "out/00000.png")[8:], given[8:])
 
 
+def test_a_mask_of_other_proportions_is_refused(runs, tmp_path, caplog_ldm):
+    save(tmp_path / "a.png", 16, 16)
+    mask(tmp_path / "mask.png", 20, 32, bottom=10)
+    words = [runs["plain"], tmp_path / "a.png", "--mask", tmp_path / "mask.png"]
+    assert run_script("inpaint", *words, "--out", tmp_path / "out") == 2
+    assert "mask.png: has 20 x 32 pixels (height x width), its image" in caplog_ldm.text
+    assert "has 16 x 16; expected the same proportions" in caplog_ldm.text
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(("name", "extra"), [("img2img", []), ("inpaint", ["--n", 2])])
 def test_a_picture_is_drawn_again_from_its_record(runs, tmp_path, caplog_ldm, name, extra):
     save(tmp_path / "a.png", 16, 16)

@@ -108,10 +108,15 @@ def _mask(image: Path, given: str | None) -> Path:
 
 
 def _require_hole(item: Item) -> None:
-    """Tell of a mask of another size; ConfigError for one that hides nothing."""
+    """Tell of a mask of another size; ConfigError for other proportions, and one without a hole."""
     if masks_of([item]).all():
         raise ConfigError(f"{item['mask']}: hides nothing: expected white where pixels are drawn")
-    sizes = [upright_size(Path(item[name])) for name in ("mask", "init")]
-    if sizes[0] != sizes[1]:
+    (height, width), image = (upright_size(Path(item[name])) for name in ("mask", "init"))
+    if abs(height * image[1] - width * image[0]) >= max(height, width, *image):  # about a pixel
+        raise ConfigError(
+            f"{item['mask']}: has {height} x {width} pixels (height x width), its image "
+            f"{item['init']} has {image[0]} x {image[1]}; expected the same proportions"
+        )
+    if (height, width) != image:
         message = "%s: resized from %d x %d to its image's %d x %d"
-        log.info(message, item["mask"], *sizes[0], *sizes[1])
+        log.info(message, item["mask"], height, width, *image)
