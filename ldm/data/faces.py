@@ -34,8 +34,8 @@ class _Faces(ImageFiles):
     """Images of one split, cut to their central square.
 
     size: side in pixels.  keys: entries that an item keeps, by default all.
-    data_root: the directory.  txt_file: list of the split's names, relative to it; by default the one
-        that lies beside the directory.
+    data_root: the directory.  txt_file: list of the split's names, relative to it; by default the
+        one that lies beside the directory.
     flip_p: probability of a mirrored image.
 
     An item holds `image` (size, size, 3) uint8, `relpath` and `file_path_`.

@@ -32,8 +32,8 @@ __all__ = [
 class LSUNBase(ImageFiles):
     """Images of one split, cut to their central square.
 
-    data_root: the directory.  txt_file: list of the split's names, relative to it; by default the one
-        that lies beside the directory.
+    data_root: the directory.  txt_file: list of the split's names, relative to it; by default the
+        one that lies beside the directory.
     size: side in pixels.  flip_p: probability of a mirrored image, by default 0.5 in training.
     interpolation: a filter of `Framing`, or `linear` for bilinear.
 
