@@ -81,22 +81,19 @@ def shrunk(config: dict[str, Any], root: Path | str) -> list[str]:
     `instances.json` beside it.
     """
     overrides = []
+    beside = {"data_root": "synsets", "file": "list.txt", "annotations": "instances.json"}
+    places = {key: str(Path(root).with_name(name)) for key, name in beside.items()}
+    places |= {"root": str(root), "shards": str(root), "index": str(_INDEX)}
     is_first_stage = "ddconfig" in config["model"].get("params", {})
     for path, key, value in entries(config):
         if key in _AT_MOST and (value is None or value > _AT_MOST[key]):
             overrides.append(f"{path}={_AT_MOST[key]}")
         elif key in _INSTEAD:
             overrides.append(f"{path}={_INSTEAD[key]}")
-        elif key == "index" and value == "???":
-            overrides.append(f"{path}={_INDEX}")
-        elif key in ("root", "shards") and value == "???":
-            overrides.append(f"{path}={root}")
-        elif key == "data_root" and value == "???":
-            overrides.append(f"{path}={Path(root).with_name('synsets')}")
+        elif value == "???" and key in places:
+            overrides.append(f"{path}={places[key]}")
         elif key == "tokenizer" and isinstance(value, str):
             overrides.append(f"{path}=configs/quickstart/vocab.txt")
-        elif key == "annotations" and value == "???":
-            overrides.append(f"{path}={Path(root).with_name('instances.json')}")
         elif is_first_stage and key == "size" and isinstance(value, int):
             overrides.append(f"{path}={min(value, _LARGEST_IMAGE)}")
     return overrides
