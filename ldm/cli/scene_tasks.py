@@ -149,7 +149,7 @@ TASKS: dict[str, SceneTask] = {
     "unconditional": SceneTask(measures.scenes, "noise", _noise),
     "class": SceneTask(measures.classes, scale=1.5, words=_class_name),
     "text": SceneTask(measures.agreement, scale=1.5, words=itemgetter("caption")),
-    "layout": SceneTask(measures.layouts, picture=_frames, words=_class_names),
+    "layout": SceneTask(measures.layouts, steps=50, picture=_frames, words=_class_names),
     "semantic": _SEMANTIC,
     "superres": SceneTask(
         measures.peak_signal, "bicubic", _bicubic, picture=itemgetter("LR_image")
