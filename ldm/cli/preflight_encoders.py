@@ -9,10 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ldm.conditioning.boxes import BoxMap
 from ldm.conditioning.conditioner import Part
 from ldm.conditioning.labels import ClassEmbedder, ClassLabels
-from ldm.conditioning.layout import LayoutEmbedder
+from ldm.conditioning.layout import LayoutReader
 from ldm.conditioning.retrieval import NeighbourEmbedder
 from ldm.conditioning.vectors import VectorEmbedder
 from ldm.config import ConfigError
@@ -42,7 +41,7 @@ def check_classes(model: Any, classes: int | None) -> None:
     for part in getattr(getattr(model, "conditioner", None), "parts", ()):
         if classes is None:
             continue
-        if isinstance(part.embedder, LayoutEmbedder | BoxMap):
+        if isinstance(part.embedder, LayoutReader):
             part.embedder.require_classes(classes, encoder_path(model, part))
         elif isinstance(part.embedder, ClassEmbedder | ClassLabels):
             _check_rows(part.embedder, classes, _rows_path(model, part))

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from ldm.conditioning.base import Embedder, Reads, Slot
-from ldm.config import ConfigError
-from ldm.data.layouts import require_layout
+from ldm.conditioning.base import Slot
+from ldm.conditioning.layout import LayoutReader, require_layouts
 from ldm.data.transforms import side_lengths
 from ldm.ranges import Positive
 from ldm.tensor import sent_to
@@ -18,7 +17,7 @@ from ldm.tensor import sent_to
 __all__ = ["BoxMap"]
 
 
-class BoxMap(Embedder):
+class BoxMap(LayoutReader):
     """Layouts as maps of learned vectors: each box paints that of its class over its cells.
 
     Beside the tokens of a layout (`ldm.conditioning.layout`), which say the same: a network that
@@ -36,7 +35,6 @@ class BoxMap(Embedder):
 
     slot: Slot = "concat"
     slots = ("concat",)
-    reads: Reads = "layout"
 
     def __init__(
         self,
@@ -52,26 +50,12 @@ class BoxMap(Embedder):
         self.height, self.width = side_lengths(size)
         self.classes = nn.Embedding(num_classes, n_embed)
 
-    def require_classes(self, classes: int, path: str = "cond_stage_config") -> None:
-        """Raise ConfigError unless so many classes of the data have a vector of their own."""
-        if self.num_classes < classes:
-            raise ConfigError(
-                f"{path}.params.num_classes: {self.num_classes}, but the data has {classes} "
-                f"classes (data.params.train); expected at least {classes}"
-            )
-
     def encode(self, value: Sequence[Tensor]) -> Tensor:
         """Layouts (N, 5) of a batch to (B, D, height, width).
 
-        Raises ValueError for an object that is none; it is looked for on the CPU alone, as
-        elsewhere the device would have to be waited for.
+        Raises ValueError for an object that is none, as `require_layouts` does.
         """
-        for index, layout in enumerate(value):
-            if layout.device.type == "cpu":
-                try:
-                    require_layout(layout.numpy(), self.num_classes)
-                except ValueError as error:
-                    raise ValueError(f"layout {index} of the batch: {error}") from error
+        require_layouts(value, self.num_classes)
         device = self.classes.weight.device
         objects = sent_to(pad_sequence(list(value), batch_first=True).float(), device)
         across = _covered(objects[..., 1], objects[..., 3], self.width)
@@ -79,11 +63,6 @@ class BoxMap(Embedder):
         # what fills shorter layouts covers nothing
         vectors = self.classes(objects[..., 0].long())
         return torch.einsum("bny,bnx,bnd->bdyx", down, across, vectors)
-
-    def drop(self, value: Sequence[Tensor], dropped: Tensor) -> list[Tensor]:
-        """Layouts with the dropped ones empty."""
-        pairs = zip(value, dropped.tolist(), strict=True)
-        return [layout[:0] if gone else layout for layout, gone in pairs]
 
 
 def _covered(start: Tensor, length: Tensor, cells: int) -> Tensor:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isqrt
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from ldm.conditioning.base import Reads
+from ldm.conditioning.base import Embedder, Reads
 from ldm.conditioning.text import TransformerEmbedder
 from ldm.config import ConfigError
 from ldm.data.layouts import require_layout
@@ -18,7 +19,7 @@ from ldm.log import log
 from ldm.ranges import Positive
 from ldm.tensor import sent_to
 
-__all__ = ["LayoutEmbedder", "LayoutTokens"]
+__all__ = ["LayoutEmbedder", "LayoutReader", "LayoutTokens", "require_layouts"]
 
 _PER_OBJECT = 3  # tokens: its class, its first corner, its last corner
 
@@ -81,17 +82,11 @@ class LayoutTokens:
     def __call__(self, layouts: Sequence[Tensor]) -> Tensor:
         """Layouts of a batch, (N, 5) each: label, left, top, width, height, to tokens (B, length).
 
-        Raises ValueError for an object that is none. It is looked for on the CPU alone; elsewhere
-        the device would have to be waited for, and a label out of range becomes the token -1,
-        which no table has.
+        Raises ValueError for an object that is none, as `require_layouts` does; away from the CPU a
+        label out of range becomes the token -1, which no table has.
         """
         kept = [self._largest(layout) for layout in layouts]
-        for index, layout in enumerate(layouts):
-            if layout.device.type == "cpu":
-                try:
-                    require_layout(layout.numpy(), self.num_classes)
-                except ValueError as error:
-                    raise ValueError(f"layout {index} of the batch: {error}") from error
+        require_layouts(layouts, self.num_classes)
         tokens = torch.split(self._tokens(torch.cat(kept)), [len(layout) for layout in kept])
         empty = tokens[0].new_full((self.max_objects, _PER_OBJECT), self.none)
         filled = pad_sequence([*tokens, empty], batch_first=True, padding_value=self.none)[:-1]
@@ -122,7 +117,46 @@ class LayoutTokens:
         return self.first_cell + x + self.sections * y
 
 
-class LayoutEmbedder(TransformerEmbedder):
+def require_layouts(layouts: Sequence[Tensor], num_classes: int) -> None:
+    """Raise ValueError for an object of a batch's layouts, (N, 5) each, that is none.
+
+    It is looked for on the CPU alone; elsewhere the device would have to be waited for.
+    """
+    for index, layout in enumerate(layouts):
+        if layout.device.type == "cpu":
+            try:
+                require_layout(layout.numpy(), num_classes)
+            except ValueError as error:
+                raise ValueError(f"layout {index} of the batch: {error}") from error
+
+
+class LayoutReader(Embedder):
+    """An encoder of a batch entry of B layouts, (N, 5) each; its null is the empty layout.
+
+    num_classes: labels are below it.
+    """
+
+    reads: Reads = "layout"
+    num_classes: int
+
+    def require_classes(self, classes: int, path: str = "cond_stage_config") -> None:
+        """Raise ConfigError unless so many classes of the data are told apart.
+
+        path: of this encoder in the configuration, which the error names.
+        """
+        if self.num_classes < classes:
+            raise ConfigError(
+                f"{path}.params.num_classes: {self.num_classes}, but the data has {classes} "
+                f"classes (data.params.train); expected at least {classes}"
+            )
+
+    def drop(self, value: Any, dropped: Tensor) -> Any:
+        """Layouts with the dropped ones empty."""
+        pairs = zip(value, dropped.tolist(), strict=True)
+        return [layout[:0] if gone else layout for layout, gone in pairs]
+
+
+class LayoutEmbedder(LayoutReader, TransformerEmbedder):
     """Layouts to vectors with a small transformer, trained with the UNet (Table 17 of the paper).
 
     Reads a batch entry of B layouts, (N, 5) each: class label, left, top, width and height as
@@ -139,8 +173,6 @@ class LayoutEmbedder(TransformerEmbedder):
 
     Raises ValueError for a vocabulary that is too small.
     """
-
-    reads: Reads = "layout"
 
     def __init__(
         self,
@@ -165,19 +197,8 @@ class LayoutEmbedder(TransformerEmbedder):
             key=key,
             drop_rate=drop_rate,
         )
-        self.tokens = tokens
+        self.tokens, self.num_classes = tokens, num_classes
         self._has_told = False
-
-    def require_classes(self, classes: int, path: str = "cond_stage_config") -> None:
-        """Raise ConfigError unless so many classes of the data have tokens of their own.
-
-        path: of this encoder in the configuration, which the error names.
-        """
-        if self.tokens.num_classes < classes:
-            raise ConfigError(
-                f"{path}.params.num_classes: {self.tokens.num_classes}, but the data "
-                f"has {classes} classes (data.params.train); expected at least {classes}"
-            )
 
     def encode(self, value: Sequence[Tensor] | Tensor) -> Tensor:
         """Layouts (N, 5) of a batch, or their tokens (B, length), to (B, length, D).
@@ -195,12 +216,9 @@ class LayoutEmbedder(TransformerEmbedder):
             log.warning(message, longest, self.tokens.max_objects)
         return self.tokens(layouts)
 
-    def drop(self, value: Sequence[Tensor] | Tensor, dropped: Tensor) -> list[Tensor] | Tensor:
+    def drop(self, value: Sequence[Tensor] | Tensor, dropped: Tensor) -> Any:
         """Layouts with the dropped ones empty; tokens with the dropped rows those of nothing."""
-        if isinstance(value, Tensor):
-            nothing = self.tokens([torch.empty(0, 5)]).to(value)
-            return torch.where(sent_to(dropped, value.device)[:, None], nothing, value)
-        return [
-            layout[:0] if gone else layout
-            for layout, gone in zip(value, dropped.tolist(), strict=True)
-        ]
+        if not isinstance(value, Tensor):
+            return super().drop(value, dropped)
+        nothing = self.tokens([torch.empty(0, 5)]).to(value)
+        return torch.where(sent_to(dropped, value.device)[:, None], nothing, value)
