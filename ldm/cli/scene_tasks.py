@@ -26,7 +26,7 @@ from ldm.config import instantiate_from_config, load, to_plain
 from ldm.data.layouts import layout_picture
 from ldm.data.maps import coloured
 from ldm.data.module import collate
-from ldm.data.scenes import CLASS_NAMES
+from ldm.data.scenes import BACKGROUNDS, CLASS_NAMES
 from ldm.data.transforms import resize
 from ldm.evaluation import scene_measures as measures
 from ldm.evaluation.drawing import draw
@@ -83,7 +83,8 @@ def _noise(items: Items) -> Images:
 
 
 def _background(items: Items) -> Images:
-    return [np.full_like(item["image"], 252) for item in items]
+    white = np.array(BACKGROUNDS["white"], np.uint8)
+    return [np.broadcast_to(white, item["image"].shape) for item in items]
 
 
 def _bicubic(items: Items) -> Images:
