@@ -82,7 +82,7 @@ def shrunk(config: dict[str, Any], root: Path | str) -> list[str]:
     """
     overrides = []
     beside = {"data_root": "synsets", "file": "list.txt", "annotations": "instances.json"}
-    places = {key: str(Path(root).with_name(name)) for key, name in beside.items()}
+    places = {key: str(Path(root).parent / name) for key, name in beside.items()}
     places |= {"root": str(root), "shards": str(root), "index": str(_INDEX)}
     is_first_stage = "ddconfig" in config["model"].get("params", {})
     for path, key, value in entries(config):
