@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import pytorch_lightning as pl
@@ -16,43 +13,14 @@ from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from ldm.callbacks.divergence import Diverged, non_finite
 from ldm.callbacks.progress import accumulation
-from ldm.config import ConfigError, did_you_mean
+from ldm.callbacks.signals import ENDING, Signals, Stopped
 from ldm.log import log
-from ldm.ranks import alone, sum_over_ranks
+from ldm.ranks import alone
 
 __all__ = [
     "AtomicCheckpointIO",
-    "CheckedTrainer",
     "LastCheckpoint",
-    "MonitorCheck",
-    "Stopped",
-    "signals_restored",
 ]
-
-
-SIGNALS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
-
-
-class Stopped(SystemExit):
-    """Training was asked to stop by a signal; a checkpoint was written first.
-
-    The process ends with the code of one that the signal killed: 143 after SIGTERM, 130 after
-    Ctrl-C.
-    """
-
-    def __init__(self, number: int) -> None:
-        super().__init__(128 + number)
-
-
-@contextmanager
-def signals_restored() -> Iterator[None]:
-    """Give the signals back to those who handled them before, however training ended."""
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -102,9 +70,7 @@ class LastCheckpoint(pl.Callback):
 
     directory: where the file goes.
     every_n_steps: optimizer steps between two writes.
-    agree_every: with several processes on devices, steps between two agreements on a signal; an
-        agreement makes the processes wait for each other and for their devices. On CPUs they agree
-        after each step.
+    agree_every: with several processes on devices, steps between two agreements on a signal.
     """
 
     def __init__(
@@ -112,22 +78,21 @@ class LastCheckpoint(pl.Callback):
     ) -> None:
         self.path = Path(directory) / "last.ckpt"
         self.every_n_steps = every_n_steps
-        self.agree_every = agree_every
-        self._asked: dict[int, bool] = dict.fromkeys(SIGNALS, False)
+        self._signals = Signals(agree_every)
         self._saved_at = -1
         self._is_training = False
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Listen to the signals, before the processes that read data are started."""
-        self._listen()
+        self._signals.listen()
         # Lightning asks all processes about SIGTERM in every step and waits for the answer on
-        # the host, which stalls the device; `_agreed` does it now and then.
+        # the host, which stalls the device; `Signals` does it now and then.
         trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _nothing  # type: ignore[method-assign]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """From here on there is something to lose."""
         # once more: Lightning's own answer to SIGTERM, now in place, waits for all processes
-        self._listen()
+        self._signals.listen()
         self._is_training = True
         self._saved_at = trainer.global_step
 
@@ -201,42 +166,16 @@ class LastCheckpoint(pl.Callback):
             whole = counts["processed"] - incomplete
             counts |= dict.fromkeys(("ready", "started", "processed", "completed"), whole)
 
-    def _listen(self) -> None:
-        self._listener = os.getpid()
-        for number in SIGNALS:
-            signal.signal(number, self._remember)
-
-    def _remember(self, number: int, _frame: FrameType | None) -> None:
-        if os.getpid() != self._listener:
-            return  # a loader's process, which has inherited this: its training process ends it
-        self._asked[number] = True
-        if number == signal.SIGINT:
-            signal.signal(number, signal.default_int_handler)
-            log.info("stopping after the step; Ctrl-C again stops at once")
-
     def _answer_signals(self, trainer: pl.Trainer, count: int) -> None:
         """Do what was asked for; with several processes on devices, on some counts only."""
-        has_queue = trainer.strategy.root_device.type != "cpu"  # which an agreement would drain
-        if trainer.world_size > 1 and has_queue and count % self.agree_every:
-            return
-        for number in (signal.SIGTERM, signal.SIGINT):
-            if self._agreed(trainer, number):
-                self._save(trainer)
-                name = signal.Signals(number).name
-                log.info(
-                    "%s: saved %s and stopped at step %d", name, self.path, trainer.global_step
-                )
-                raise Stopped(number)
-        if self._agreed(trainer, signal.SIGUSR1):
+        for number in self._signals.asked(trainer, count):
             self._save(trainer)
-            log.info("SIGUSR1: saved %s at step %d", self.path, trainer.global_step)
-
-    def _agreed(self, trainer: pl.Trainer, number: int) -> bool:
-        asked = self._asked[number]
-        self._asked[number] = False
-        if trainer.world_size == 1:
-            return asked
-        return bool(trainer.strategy.reduce_boolean_decision(asked, all=False))
+            name = signal.Signals(number).name
+            is_end = number in ENDING
+            what = "saved %s and stopped at step %d" if is_end else "saved %s at step %d"
+            log.info(f"%s: {what}", name, self.path, trainer.global_step)
+            if is_end:
+                raise Stopped(number)
 
     def _save(self, trainer: pl.Trainer) -> None:
         # Lightning's word for what is written: optimizers and loops too; reading is another matter
@@ -252,71 +191,6 @@ class LastCheckpoint(pl.Callback):
                 checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
             trainer.strategy.checkpoint_io.save_checkpoint(checkpoint, self.path)
             log.warning("saved %s at step %d", self.path, trainer.global_step)
-
-
-class CheckedTrainer(pl.Trainer):
-    """Lightning's trainer, which writes no checkpoint of weights that are not finite.
-
-    It ends the training instead, in all processes. Checking waits for the device, as writing does.
-    """
-
-    def save_checkpoint(
-        self,
-        filepath: str | Path,
-        weights_only: bool | None = None,
-        storage_options: Any = None,
-    ) -> None:
-        """Write a checkpoint; every process calls this.
-
-        Raises Diverged, after the first process has said so.
-        """
-        count = non_finite(self.lightning_module).to(self.strategy.root_device)
-        if total := int(sum_over_ranks(count)):
-            if self.is_global_zero:
-                log.error("error: %s", self._diverged(int(count) or total))
-            raise Diverged
-        super().save_checkpoint(filepath, weights_only, storage_options)
-
-    def _diverged(self, count: int) -> str:
-        tensors = len(list(self.lightning_module.parameters()))
-        what = (
-            f"after step {self.global_step} {count} of {tensors} tensors of the weights are not "
-            "finite, so training ends and they are not saved"
-        )
-        written = (call.path for call in self.callbacks if isinstance(call, LastCheckpoint))  # type: ignore[attr-defined]
-        kept = next((path for path in written if path.is_file()), self.ckpt_path)
-        if kept is None:
-            return f"{what}; nothing had been saved yet: start anew with a smaller learning rate"
-        return (
-            f"{what}; {kept} is kept: go on from it, or an earlier one, at a smaller learning rate"
-        )
-
-
-class MonitorCheck(pl.Callback):
-    """Stops at the first validation that does not report the metric that decides on the best.
-
-    That is the one before training, unless `num_sanity_val_steps` is 0.
-
-    metric: name of the metric, e.g. `val/rec_loss`.
-    """
-
-    def __init__(self, metric: str) -> None:
-        self.metric = metric
-
-    def on_sanity_check_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Raise ConfigError, with the nearest metric there is."""
-        self._check(trainer)
-
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """The same, when there was no check before."""
-        if not trainer.sanity_checking:
-            self._check(trainer)
-
-    def _check(self, trainer: pl.Trainer) -> None:
-        found = list(trainer.callback_metrics)
-        if found and self.metric not in found:
-            hint = did_you_mean(self.metric, found) or f"; it reports {', '.join(found)}"
-            raise ConfigError(f"model.params.monitor: validation reports no {self.metric!r}{hint}")
 
 
 def _nothing() -> None: ...

@@ -215,7 +215,7 @@ def _learning_rate(
 def _fit(
     trainer: pl.Trainer, model: Any, data: Any, run: RunDir, *, is_trained: bool, is_tested: bool
 ) -> None:
-    from ldm.callbacks.checkpoints import signals_restored
+    from ldm.callbacks.signals import signals_restored
 
     path = None if run.resume_from is None else str(run.resume_from)
     with signals_restored():

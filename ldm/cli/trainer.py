@@ -16,13 +16,10 @@ from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 from pytorch_lightning.strategies import DDPStrategy
 from torch.utils.tensorboard import SummaryWriter
 
-from ldm.callbacks.checkpoints import (
-    AtomicCheckpointIO,
-    CheckedTrainer,
-    LastCheckpoint,
-    MonitorCheck,
-)
+from ldm.callbacks.checked import CheckedTrainer
+from ldm.callbacks.checkpoints import AtomicCheckpointIO, LastCheckpoint
 from ldm.callbacks.images import ImageLogger
+from ldm.callbacks.monitor import MonitorCheck
 from ldm.callbacks.progress import TrainingProgress
 from ldm.callbacks.rate import GivenRate
 from ldm.callbacks.run import RunRecord, SeededSteps

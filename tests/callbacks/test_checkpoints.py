@@ -8,12 +8,9 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from ldm.callbacks.checkpoints import (
-    AtomicCheckpointIO,
-    LastCheckpoint,
-    MonitorCheck,
-    signals_restored,
-)
+from ldm.callbacks.checkpoints import AtomicCheckpointIO, LastCheckpoint
+from ldm.callbacks.monitor import MonitorCheck
+from ldm.callbacks.signals import signals_restored
 from ldm.config import ConfigError
 
 
@@ -110,12 +107,12 @@ def test_a_process_that_inherits_the_listening_leaves_signals_to_the_one_that_tr
 ):
     last = LastCheckpoint(tmp_path)
     with signals_restored():
-        last._listen()
+        last._signals.listen()
         with monkeypatch.context() as loader:
             loader.setattr(os, "getpid", lambda: -1)
             signal.raise_signal(signal.SIGINT)
-        assert not last._asked[signal.SIGINT]
+        assert not last._signals._asked[signal.SIGINT]
         assert caplog_ldm.text == ""
         signal.raise_signal(signal.SIGINT)
-        assert last._asked[signal.SIGINT]
+        assert last._signals._asked[signal.SIGINT]
         assert "Ctrl-C again stops at once" in caplog_ldm.text

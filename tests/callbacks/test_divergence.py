@@ -8,8 +8,10 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.strategies import DDPStrategy
 
-from ldm.callbacks.checkpoints import CheckedTrainer, LastCheckpoint, signals_restored
+from ldm.callbacks.checked import CheckedTrainer
+from ldm.callbacks.checkpoints import LastCheckpoint
 from ldm.callbacks.divergence import Diverged, non_finite
+from ldm.callbacks.signals import signals_restored
 from ldm.models.ema import EMA
 from tests.models.processes import in_two_processes
 
@@ -123,7 +125,7 @@ def test_steps_that_write_nothing_are_not_checked(tmp_path, monkeypatch):
         checked.append(model)
         return non_finite(model)
 
-    monkeypatch.setattr("ldm.callbacks.checkpoints.non_finite", counting)
+    monkeypatch.setattr("ldm.callbacks.checked.non_finite", counting)
     last = LastCheckpoint(tmp_path, every_n_steps=4)
     fit(tmp_path, Line(spoilt=None), last, limit_val_batches=0)
     assert len(checked) == 2  # at step 4 and at the end

@@ -7,7 +7,7 @@ import time
 import pytest
 import torch
 
-from ldm.callbacks.checkpoints import Stopped
+from ldm.callbacks.signals import Stopped
 from ldm.cli.train import main, train
 from tests.cli.runs import first_stage, only_run, run_main, second_stage, start_main, write
 
