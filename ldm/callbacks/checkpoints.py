@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from ldm.callbacks.divergence import Diverged, non_finite
 from ldm.callbacks.progress import accumulation
-from ldm.callbacks.signals import ENDING, Signals, Stopped
+from ldm.callbacks.signals import Signals, Stopped
 from ldm.log import log
 from ldm.ranks import alone
 
@@ -63,36 +62,38 @@ class LastCheckpoint(pl.Callback):
 
     Written every `every_n_steps` optimizer steps, after each validation, at the end, and when an
     exception ends training (which then shows its own traceback). A signal is answered at the end
-    of the optimizer step during which it came: SIGUSR1 saves and goes on, SIGTERM and Ctrl-C save
-    and stop. A second Ctrl-C interrupts at once.
+    of the optimizer step during which it came: SIGTERM, Ctrl-C and the deadline save and stop;
+    SIGUSR1 saves and goes on, or saves and has a job of SLURM requeued. A second Ctrl-C interrupts
+    at once.
 
     A checkpoint is of a whole optimizer step: batches of one that was not complete are taken again.
 
     directory: where the file goes.
     every_n_steps: optimizer steps between two writes.
     agree_every: with several processes on devices, steps between two agreements on a signal.
+    deadline: when to save and stop, on the clock of `time.monotonic`; None never.
     """
 
     def __init__(
-        self, directory: str | Path, *, every_n_steps: int = 1000, agree_every: int = 20
+        self,
+        directory: str | Path,
+        *,
+        every_n_steps: int = 1000,
+        agree_every: int = 20,
+        deadline: float | None = None,
     ) -> None:
         self.path = Path(directory) / "last.ckpt"
         self.every_n_steps = every_n_steps
-        self._signals = Signals(agree_every)
+        self._signals = Signals(agree_every, deadline)
         self._saved_at = -1
         self._is_training = False
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Listen to the signals, before the processes that read data are started."""
-        self._signals.listen()
-        # Lightning asks all processes about SIGTERM in every step and waits for the answer on
-        # the host, which stalls the device; `Signals` does it now and then.
-        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _nothing  # type: ignore[method-assign]
+        self._signals.take_over(trainer)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """From here on there is something to lose."""
-        # once more: Lightning's own answer to SIGTERM, now in place, waits for all processes
-        self._signals.listen()
         self._is_training = True
         self._saved_at = trainer.global_step
 
@@ -170,12 +171,7 @@ class LastCheckpoint(pl.Callback):
         """Do what was asked for; with several processes on devices, on some counts only."""
         for number in self._signals.asked(trainer, count):
             self._save(trainer)
-            name = signal.Signals(number).name
-            is_end = number in ENDING
-            what = "saved %s and stopped at step %d" if is_end else "saved %s at step %d"
-            log.info(f"%s: {what}", name, self.path, trainer.global_step)
-            if is_end:
-                raise Stopped(number)
+            self._signals.answer(number, trainer, self.path)
 
     def _save(self, trainer: pl.Trainer) -> None:
         # Lightning's word for what is written: optimizers and loops too; reading is another matter
@@ -191,6 +187,3 @@ class LastCheckpoint(pl.Callback):
                 checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
             trainer.strategy.checkpoint_io.save_checkpoint(checkpoint, self.path)
             log.warning("saved %s at step %d", self.path, trainer.global_step)
-
-
-def _nothing() -> None: ...

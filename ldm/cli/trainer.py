@@ -18,6 +18,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from ldm.callbacks.checked import CheckedTrainer
 from ldm.callbacks.checkpoints import AtomicCheckpointIO, LastCheckpoint
+from ldm.callbacks.clock import deadline, to_seconds
 from ldm.callbacks.images import ImageLogger
 from ldm.callbacks.monitor import MonitorCheck
 from ldm.callbacks.progress import TrainingProgress
@@ -101,7 +102,13 @@ def trainer_options(block: Mapping[str, Any]) -> dict[str, Any]:
         options["precision"] = _default_precision(options["accelerator"])
     if options["accelerator"] != "cpu" and not options.get("deterministic"):
         options.setdefault("benchmark", True)  # images are of one size
-    if not {"max_steps", "max_epochs", "max_time"} & options.keys():
+    if options.get("max_time") is not None:
+        to_seconds(options["max_time"])  # a limit to a start, not to the run
+        if options.get("enable_checkpointing") is False:
+            raise ConfigError(
+                "lightning.trainer.max_time: ends in a checkpoint; leave out enable_checkpointing"
+            )
+    if not {"max_steps", "max_epochs"} & options.keys():
         options["max_epochs"] = 1000  # Lightning's choice, which it would warn about
     steps = options.get("max_steps", -1)
     options.setdefault("log_every_n_steps", steps if 0 < steps < _LOGGED_EVERY else _LOGGED_EVERY)
@@ -184,12 +191,14 @@ def build_trainer(
         **options,
     }
     plain = is_trial(options)
+    limit = arguments.pop("max_time", None)
+    end = None if plain else deadline(None if limit is None else to_seconds(limit))
     callbacks: list[Callback] = [SeededSteps(record.seed), GivenRate()]
     callbacks += _callbacks(lightning.get("callbacks") or {}, run, plain=plain)
     if not plain:
         callbacks.insert(0, record)
     if not plain and arguments.setdefault("enable_checkpointing", True):
-        callbacks += _checkpoints(lightning.get("modelcheckpoint"), run, monitor)
+        callbacks += _checkpoints(lightning.get("modelcheckpoint"), run, monitor, end)
     if arguments.pop("enable_progress_bar", True) and not plain:
         callbacks.append(TrainingProgress())
     try:
@@ -233,13 +242,13 @@ def _check_tensorboard(params: Mapping[str, Any]) -> None:
             raise ConfigError(str(error)) from error
 
 
-def _checkpoints(block: Any, run: RunDir, monitor: str | None) -> list[Callback]:
+def _checkpoints(block: Any, run: RunDir, monitor: str | None, end: float | None) -> list[Callback]:
     params = dict((block or {}).get("params") or {})
     every = params.pop("every_n_train_steps", 1000)
     if not isinstance(every, int) or every < 1:
         key = "lightning.modelcheckpoint.params.every_n_train_steps"
         raise ConfigError(f"{key}: {every!r}; expected 1 or more optimizer steps")
-    last = LastCheckpoint(run.checkpoints, every_n_steps=every)
+    last = LastCheckpoint(run.checkpoints, every_n_steps=every, deadline=end)
     if monitor is None:
         return [last]
     defaults = {
