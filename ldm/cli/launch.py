@@ -36,8 +36,9 @@ _POLL = 0.1  # seconds
 
 def process_count() -> int:
     """How many processes a launcher has started to train together; 1 where there is none."""
-    for name in ("WORLD_SIZE", "SLURM_NTASKS"):
-        if os.environ.get(name, "").isdigit() and (name != "SLURM_NTASKS" or _step()):
+    # Lightning leaves WORLD_SIZE behind in the process that has started others, but not RANK
+    for name, is_launched in (("WORLD_SIZE", "RANK" in os.environ), ("SLURM_NTASKS", _step())):
+        if is_launched and os.environ.get(name, "").isdigit():
             return int(os.environ[name])
     return 1
 

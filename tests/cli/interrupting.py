@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from typing import Any
 
 import pytorch_lightning as pl
@@ -41,3 +42,22 @@ class RaiseAt(pl.Callback):
         self.seen += 1
         if self.seen == self.batch:
             raise RuntimeError("the callback's own error")
+
+
+class WaitAt(pl.Callback):
+    """Waits at a batch, counted from 1, until a time of `time.monotonic`."""
+
+    def __init__(self, batch: int, until: float) -> None:
+        self.batch, self.until, self.seen = batch, until, 0
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        self.seen += 1
+        if self.seen == self.batch:
+            time.sleep(max(0.0, self.until - time.monotonic()))
+
+
+class SignalWhenBuilt(pl.Callback):
+    """Sends this process a signal when the trainer is built, before anything is trained."""
+
+    def __init__(self, number: int) -> None:
+        os.kill(os.getpid(), number)
