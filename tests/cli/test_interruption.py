@@ -146,8 +146,7 @@ def test_the_time_limit_saves_and_stops_and_the_run_goes_on_as_if_there_had_been
 ):
     began = time.monotonic()
     monkeypatch.setattr(clock, "process_start", lambda: began)
-    config = interrupted_by(configuration(stage), "WaitAt", batch=8, until=began + 30)
-    config["lightning"]["callbacks"]["interruption"]["params"]["until"] = began + 0.4
+    config = interrupted_by(configuration(stage), "WaitAt", batch=8, until=began + 0.4)
     words = ["--max-time", "0.4s"] if given == "--max_time" else [f"{given}=0.4s"]
     code, run = stopped(config, place, *words)
     assert code == EXIT_RESUME
@@ -195,16 +194,29 @@ def test_a_signal_before_training_ends_at_once_and_the_directory_is_started_anew
     assert only_run(place / "logs") == run
 
 
-def test_sigusr1_saves_and_goes_on(stage, place):
+def test_sigusr1_saves_and_goes_on(stage, place, caplog_ldm):
     config = interrupted_by(configuration(stage), "SignalAt", number=int(signal.SIGUSR1), batch=3)
     config["lightning"]["callbacks"]["interruption2"] = {
         "target": "tests.cli.interrupting.RaiseAt",
         "params": {"batch": 5},
     }
-    code, said = run_main(["-b", write(place / "config.yaml", config), "-t"], place)
-    assert code == 1
-    assert "at step 3" in said.split("Traceback")[0]
+    with pytest.raises(RuntimeError, match="the callback's own error"):
+        finished(config, place)
+    assert f"SIGUSR1: saved {place / 'logs'}" in caplog_ldm.text
+    assert "last.ckpt at step 3" in caplog_ldm.text
     assert read(only_run(place / "logs"))["global_step"] == 5
+
+
+def test_a_signal_to_one_of_two_processes_stops_both(place):
+    config = interrupted_by(second_stage(), "SignalAt", number=15, batch=3, rank=1)
+    words = ["--accelerator", "cpu", "--devices", "2", "-n", "mine", "--auto-resume"]
+    code, said = run_main(["-b", write(place / "config.yaml", config), "-t", *words], place, 300)
+    assert code == EXIT_RESUME, said
+    assert said.count("SIGTERM: saved") == 1
+    assert "Traceback" not in said
+    run = only_run(place / "logs")
+    assert read(run)["global_step"] == 3
+    assert sorted(path.name for path in run.glob(".*")) == []
 
 
 def test_an_exception_saves_and_shows_its_own_traceback(stage, uninterrupted, place):

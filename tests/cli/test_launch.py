@@ -9,6 +9,7 @@ from torch.distributed import TCPStore
 from ldm.cli import launch
 from ldm.cli.launch import agreed, process_count
 from ldm.cli.rundir import RunDir
+from ldm.cli.train import _check_processes
 from ldm.config import ConfigError
 
 RUN = RunDir(Path("logs/1_x"), "1", Path("logs/1_x/checkpoints/last.ckpt"), is_anew=True)
@@ -113,3 +114,10 @@ def test_one_process_leaves_no_file(tmp_path, monkeypatch):
     assert agreed(lambda: RUN, tmp_path) == RUN
     assert process_count() == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_processes_that_lightning_does_not_count_on_are_an_error(srun):
+    srun(0)
+    with pytest.raises(ConfigError, match=r"2 processes .* num_nodes is 1; give --devices"):
+        _check_processes(1)
+    _check_processes(2)

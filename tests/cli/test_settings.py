@@ -73,6 +73,19 @@ def devices(config):
     return options["accelerator"], options["devices"]
 
 
+@pytest.mark.parametrize(
+    ("block", "expected"),
+    [
+        ({"max_time": 3600}, "max_time: 3600; expected a duration"),
+        ({"max_time": "1h", "enable_checkpointing": False}, "max_time: ends in a checkpoint"),
+    ],
+)
+def test_a_time_limit_is_checked_before_anything_is_built(block, expected):
+    with pytest.raises(ConfigError, match=expected):
+        trainer_options(block)
+    assert trainer_options({"max_time": "1h"})["max_epochs"] == 1000  # a start ends, the run not
+
+
 def test_a_configuration_without_a_lightning_block_gets_one(read):
     assert read(lightning=None)["lightning"] == {"trainer": {}}
 
