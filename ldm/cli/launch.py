@@ -23,7 +23,7 @@ from ldm.config import ConfigError
 from ldm.log import rank
 
 if TYPE_CHECKING:
-    from torch.distributed import TCPStore
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 __all__ = ["agreed", "process_count"]
 
@@ -141,7 +141,8 @@ def _key() -> str:
 
 
 def _store() -> TCPStore:
-    from torch.distributed import TCPStore  # seconds to import
+    # seconds to import
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     return TCPStore(host, port, is_master=False, timeout=_LIMIT)

@@ -140,15 +140,13 @@ def test_sigusr1_in_a_job_saves_has_it_requeued_and_stops(
     assert_same_training(resumed(run), uninterrupted)
 
 
-@pytest.mark.parametrize("given", ["--max_time", "lightning.trainer.max_time"])
 def test_the_time_limit_saves_and_stops_and_the_run_goes_on_as_if_there_had_been_none(
-    stage, uninterrupted, place, monkeypatch, given
+    stage, uninterrupted, place, monkeypatch
 ):
     began = time.monotonic()
     monkeypatch.setattr(clock, "process_start", lambda: began)
     config = interrupted_by(configuration(stage), "WaitAt", batch=8, until=began + 0.4)
-    words = ["--max-time", "0.4s"] if given == "--max_time" else [f"{given}=0.4s"]
-    code, run = stopped(config, place, *words)
+    code, run = stopped(config, place, "--max-time", "0.4s")
     assert code == EXIT_RESUME
     assert 1 <= read(run)["global_step"] <= 8
     monkeypatch.undo()
