@@ -164,6 +164,11 @@ def _check_auto_resume(options: argparse.Namespace) -> None:
             "--auto-resume goes on with the newest run of a name, or starts it; give one with -n "
             "NAME"
         )
+    if "/" in options.name + options.postfix:
+        raise ConfigError(
+            f"--auto-resume: looks for {options.name}{options.postfix} in the log directory itself; "
+            "expected no / in -n and -f"
+        )
 
 
 def parse_devices(gpus: str | int | list[int]) -> Devices:

@@ -146,6 +146,7 @@ def test_a_name_may_look_like_an_override():
         (["-r", "x", "--resume_from_checkpoint", "y"], "--resume_from_checkpoint"),
         (["--auto-resume"], "give one with -n NAME"),
         (["--auto-resume", "-r", "y"], "-r y names it"),
+        (["--auto-resume", "-n", "a/b"], "expected no / in -n and -f"),
         (["--test", "--no-test"], "--no-test"),
         (["--gpus", "0,", "--accelerator", "cpu"], "--gpus and --accelerator both say where"),
         (["--gpus", "2", "--devices", "2"], "--gpus and --devices both say where"),
