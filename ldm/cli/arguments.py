@@ -166,8 +166,8 @@ def _check_auto_resume(options: argparse.Namespace) -> None:
         )
     if "/" in options.name + options.postfix:
         raise ConfigError(
-            f"--auto-resume: looks for {options.name}{options.postfix} in the log directory itself; "
-            "expected no / in -n and -f"
+            f"--auto-resume: looks for {options.name}{options.postfix} in the log directory "
+            "itself; expected no / in -n and -f"
         )
 
 
