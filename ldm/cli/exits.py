@@ -3,6 +3,7 @@
 0                 done; also when there was nothing left to train
 1                 an error of ours or of the machine, with its traceback; or weights that diverged
 EXIT_CONFIG       what the user wrote is wrong; starting again would not help
+74                the last checkpoint could not be written
 EXIT_RESUME       stopped by SIGTERM, by the time limit or to be requeued: start it again to go on
 EXIT_INTERRUPTED  Ctrl-C; whatever could be saved is
 """
