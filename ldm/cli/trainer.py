@@ -19,6 +19,7 @@ from torch.utils.tensorboard import SummaryWriter
 from ldm.callbacks.checked import CheckedTrainer
 from ldm.callbacks.checkpoint_io import AtomicCheckpointIO
 from ldm.callbacks.checkpoints import LastCheckpoint
+from ldm.callbacks.clock import deadline, to_seconds
 from ldm.callbacks.images import ImageLogger
 from ldm.callbacks.monitor import MonitorCheck
 from ldm.callbacks.progress import TrainingProgress
@@ -113,7 +114,13 @@ def trainer_options(block: Mapping[str, Any]) -> dict[str, Any]:
         options["precision"] = _default_precision(options["accelerator"])
     if options["accelerator"] != "cpu" and not options.get("deterministic"):
         options.setdefault("benchmark", True)  # images are of one size
-    if not {"max_steps", "max_epochs", "max_time"} & options.keys():
+    if options.get("max_time") is not None:
+        to_seconds(options["max_time"])  # a limit to a start, not to the run
+        if options.get("enable_checkpointing") is False:
+            raise ConfigError(
+                "lightning.trainer.max_time: ends in a checkpoint; leave out enable_checkpointing"
+            )
+    if not {"max_steps", "max_epochs"} & options.keys():
         options["max_epochs"] = 1000  # Lightning's choice, which it would warn about
     steps = options.get("max_steps", -1)
     options.setdefault("log_every_n_steps", steps if 0 < steps < _LOGGED_EVERY else _LOGGED_EVERY)
@@ -196,12 +203,14 @@ def build_trainer(
         **options,
     }
     plain = is_trial(options)
+    limit = arguments.pop("max_time", None)
+    end = None if plain else deadline(None if limit is None else to_seconds(limit))
     callbacks: list[Callback] = [SeededSteps(record.seed), GivenRate()]
     callbacks += _callbacks(lightning.get("callbacks") or {}, run, plain=plain)
     if not plain:
         callbacks.insert(0, record)
     if not plain and arguments.setdefault("enable_checkpointing", True):
-        callbacks += _checkpoints(lightning.get("modelcheckpoint"), run, monitor)
+        callbacks += _checkpoints(lightning.get("modelcheckpoint"), run, monitor, end)
     if arguments.pop("enable_progress_bar", True) and not plain:
         callbacks.append(TrainingProgress())
     own = resume_params((lightning.get("modelcheckpoint") or {}).get("params") or {})
@@ -247,12 +256,13 @@ def _check_tensorboard(params: Mapping[str, Any]) -> None:
             raise ConfigError(str(error)) from error
 
 
-def _checkpoints(block: Any, run: RunDir, monitor: str | None) -> list[Callback]:
+def _checkpoints(block: Any, run: RunDir, monitor: str | None, end: float | None) -> list[Callback]:
     params = dict((block or {}).get("params") or {})
     own = resume_params(params)
     last = LastCheckpoint(
         run.checkpoints,
         every_n_steps=own["every_n_train_steps"],
+        deadline=end,
         embed_first_stage=own["embed_first_stage"],
     )
     if monitor is None:
