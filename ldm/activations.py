@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +34,7 @@ __all__ = [
     "measured",
     "saved_bytes",
     "step_memory",
+    "traced",
 ]
 
 Batch = Mapping[str, Any]
@@ -68,6 +69,7 @@ def step_memory(
     device: torch.device | str = "cpu",
     precision: str = "32-true",
     checkpointing: bool | None = None,
+    trains: bool = True,
 ) -> StepMemory:
     """What an optimizer step of a model on these micro-batches takes.
 
@@ -77,23 +79,45 @@ def step_memory(
     device: where the step would run. A GPU's kernels can be told on a machine that has one.
     precision: Lightning's name, see `autocast_dtype`.
     checkpointing: of the U-Net's blocks; None for what the model has.
+    trains: false for a step of validation, without gradients.
+    Raises RuntimeError, or whatever the model does, when its step cannot be followed.
     """
-    device = torch.device(device)
+    device, dtype = torch.device(device), autocast_dtype(precision)
+    with _tracing(model, device) as mode:
+        told = [{k: _sent(v, mode, device) for k, v in batch.items()} for batch in batches]
+        is_set = checkpointing is not None
+        with checkpointed(model, bool(checkpointing)) if is_set else nullcontext(), _ruling(mode):
+            function = _gradients if trains else _evaluation
+            return measured(model, lambda: function(model, told, device, dtype))
+
+
+def traced(model: nn.Module, function: Callable[[], object], device: torch.device) -> StepMemory:
+    """What a function of a model takes, found on tensors without numbers.
+
+    model: see `step_memory`.  device: where the function runs.
+    """
+    with _tracing(model, device) as mode, _ruling(mode):
+        return measured(model, function)
+
+
+@contextmanager
+def _tracing(model: nn.Module, device: torch.device) -> Iterator[FakeTensorMode]:
+    """Have a model be without numbers inside."""
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     with ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
-        warnings.simplefilter("ignore")  # of logging without a trainer, of a GPU that is not there
+        warnings.simplefilter("ignore")  # of logging without a trainer
         if any(module._compiled_call_impl is not None for module in model.modules()):
             stack.enter_context(torch.compiler.set_stance("force_eager"))  # seconds to import
         stack.enter_context(_without_numbers(model, mode, device))
-        if checkpointing is not None:
-            stack.enter_context(checkpointed(model, checkpointing))
-        told = [{k: _sent(v, mode, device) for k, v in batch.items()} for batch in batches]
-        stack.enter_context(mode)
-        stack.enter_context(_HostReads())
-        stack.enter_context(_HostArrays())
-        dtype = autocast_dtype(precision)
-        return measured(model, lambda: _gradients(model, told, device, dtype))
+        yield mode
+
+
+@contextmanager
+def _ruling(mode: FakeTensorMode) -> Iterator[None]:
+    """Have every tensor that is made be without numbers inside; who reads one finds some."""
+    with mode, _HostReads(), _HostArrays():
+        yield
 
 
 def measured(model: nn.Module, step: Callable[[], object]) -> StepMemory:
@@ -155,6 +179,22 @@ def _gradients(
             loss = model.training_step(batch, index)
         loss.backward()
         del loss
+
+
+def _evaluation(
+    model: Any, batches: Sequence[Batch], device: torch.device, dtype: torch.dtype | None
+) -> None:
+    """Forward passes as validation makes them, of as much as takes memory."""
+    model.eval()
+    with torch.no_grad(), _autocast(device, dtype):
+        for index, batch in enumerate(batches):
+            if isinstance(model, FirstStageModule):
+                images = model.get_input(batch)
+                made = model.autoencode(images, None).reconstruction
+                model.loss.reconstruction(images, made)
+                model.loss.judge(made)
+            else:
+                model.training_step(batch, index)
 
 
 def _autocast(device: torch.device, dtype: torch.dtype | None) -> torch.autocast:

@@ -20,6 +20,7 @@ from ldm.callbacks.checked import CheckedTrainer
 from ldm.callbacks.checkpoints import AtomicCheckpointIO, LastCheckpoint
 from ldm.callbacks.images import ImageLogger
 from ldm.callbacks.monitor import MonitorCheck
+from ldm.callbacks.out_of_memory import RoomToSave
 from ldm.callbacks.progress import TrainingProgress
 from ldm.callbacks.rate import GivenRate
 from ldm.callbacks.run import RunRecord, SeededSteps
@@ -184,7 +185,7 @@ def build_trainer(
         **options,
     }
     plain = is_trial(options)
-    callbacks: list[Callback] = [SeededSteps(record.seed), GivenRate()]
+    callbacks: list[Callback] = [RoomToSave(), SeededSteps(record.seed), GivenRate()]
     callbacks += _callbacks(lightning.get("callbacks") or {}, run, plain=plain)
     if not plain:
         callbacks.insert(0, record)
