@@ -86,7 +86,10 @@ def step_memory(
     with _tracing(model, device) as mode:
         told = [{k: _sent(v, mode, device) for k, v in batch.items()} for batch in batches]
         is_set = checkpointing is not None
-        with checkpointed(model, bool(checkpointing)) if is_set else nullcontext(), _ruling(mode):
+        # lists are of layouts, which encoders read as arrays; others need not pay for that
+        has_lists = any(isinstance(each, list) for batch in batches for each in batch.values())
+        arrays = _HostArrays() if has_lists else nullcontext()
+        with checkpointed(model, bool(checkpointing)) if is_set else nullcontext(), mode, arrays:
             function = _gradients if trains else _evaluation
             return measured(model, lambda: function(model, told, device, dtype))
 
@@ -96,7 +99,7 @@ def traced(model: nn.Module, function: Callable[[], object], device: torch.devic
 
     model: see `step_memory`.  device: where the function runs.
     """
-    with _tracing(model, device) as mode, _ruling(mode):
+    with _tracing(model, device) as mode, mode, _HostArrays():
         return measured(model, function)
 
 
@@ -111,13 +114,6 @@ def _tracing(model: nn.Module, device: torch.device) -> Iterator[FakeTensorMode]
             stack.enter_context(torch.compiler.set_stance("force_eager"))  # seconds to import
         stack.enter_context(_without_numbers(model, mode, device))
         yield mode
-
-
-@contextmanager
-def _ruling(mode: FakeTensorMode) -> Iterator[None]:
-    """Have every tensor that is made be without numbers inside; who reads one finds some."""
-    with mode, _HostReads(), _HostArrays():
-        yield
 
 
 def measured(model: nn.Module, step: Callable[[], object]) -> StepMemory:
@@ -250,18 +246,6 @@ def _sent(entry: Any, mode: FakeTensorMode, device: torch.device) -> Any:
     return tree_map(lambda value: _described(value, mode, device), entry)
 
 
-class _HostReads(TorchDispatchMode):
-    """Answers a program that reads a number which is not there: it is 0."""
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
-    ) -> Any:
-        if func is torch.ops.aten._local_scalar_dense.default:
-            dtype = args[0].dtype
-            return False if dtype == torch.bool else 0.0 if dtype.is_floating_point else 0
-        return func(*args, **(kwargs or {}))
-
-
 class _HostArrays(TorchFunctionMode):
     """Gives a program that reads an array the numbers where they are there, and else ones."""
 
@@ -275,6 +259,11 @@ class _HostArrays(TorchFunctionMode):
                     return tensor.numpy()
             return np.ones(tuple(tensor.shape))
         return func(*args, **(kwargs or {}))
+
+
+def _zero(dtype: torch.dtype) -> bool | int | float:
+    """What a program gets that reads a number which is not there."""
+    return False if dtype == torch.bool else 0.0 if dtype.is_floating_point else 0
 
 
 class _Live(TorchDispatchMode):
@@ -291,8 +280,10 @@ class _Live(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
+        if func is torch.ops.aten._local_scalar_dense.default and isinstance(args[0], FakeTensor):
+            return _zero(args[0].dtype)
         made = func(*args, **(kwargs or {}))
-        for value in tree_leaves(made):
+        for value in (made,) if isinstance(made, Tensor) else tree_leaves(made):
             if isinstance(value, Tensor):
                 self._count(value.untyped_storage())
         return made

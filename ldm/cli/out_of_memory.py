@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -28,6 +28,7 @@ __all__ = [
     "advised_drawing",
     "advised_training",
     "drawing_remedies",
+    "smaller_batch",
     "training_remedies",
 ]
 
@@ -90,19 +91,15 @@ def _report_training(
 ) -> None:
     phases = [call.phase for call in trainer.callbacks if isinstance(call, RoomToSave)]
     phase = next((phase for phase in phases if phase), "training")
-    try:
-        remedies = training_remedies(
-            model,
-            data,
-            block,
-            accumulate=getattr(model, "accumulate_grad_batches", trainer.accumulate_grad_batches),
-            precision=str(trainer.precision),
-            device=trainer.strategy.root_device,
-            trains=phase == "training",
-        )
-    except Exception as failure:  # advice must not hide what it is about
-        log.debug("no estimate", exc_info=failure)
-        remedies = []
+    remedies = training_remedies(
+        model,
+        data,
+        block,
+        accumulate=getattr(model, "accumulate_grad_batches", trainer.accumulate_grad_batches),
+        precision=str(trainer.precision),
+        device=trainer.strategy.root_device,
+        trains=phase == "training",
+    )
     _report(f"{phase}, at step {trainer.global_step}", reason, remedies)
 
 
@@ -134,35 +131,63 @@ def training_remedies(
     What is on already is left out, and so is what would save less than a hundredth.
     """
     example = Keyed(data.datasets["train"], data.seed)[0]
-    size = data.batch_size
 
     def memory(size: int, count: int, precision: str = precision, **how: Any) -> int:
         # more than two micro-batches take no more than two
         batches = [collate([example] * size)] * (min(count, 2) if trains else 1)
-        found = step_memory(
-            model, batches, device=device, precision=precision, trains=trains, **how
-        )
-        return found.peak
+        how |= {"device": device, "precision": precision, "trains": trains}
+        return step_memory(model, batches, **how).peak
 
-    now = memory(size, accumulate)
-    found = []
-    if size > 1:
-        parts = next(n for n in range(2, size + 1) if size % n == 0)
-        count = accumulate * parts
-        words = f"data.params.batch_size={size // parts} "
-        words += f"lightning.trainer.accumulate_grad_batches={count}"
+    size = data.batch_size
+    trial = _Trial(lambda: memory(size, accumulate))
+    if (smaller := smaller_batch(size, accumulate)) is not None:
+        words = "data.params.batch_size={} lightning.trainer.accumulate_grad_batches={}"
         price = "the optimizer's steps stay the same"
-        found.append(Remedy(words, now - memory(size // parts, count), price))
-    switch = _switch(block) if trains and is_checkpointed(model) is False else None
-    if switch is not None:
-        saves = now - memory(size, accumulate, checkpointing=True)
+        trial.add(words.format(*smaller), lambda: memory(*smaller), price)
+    if trains and is_checkpointed(model) is False and (switch := _switch(block)) is not None:
         price = "the same gradients, one more forward pass of the network"
-        found.append(Remedy(f"{switch}=true", saves, price))
-    if precision not in _HALVES and (half := _half_precision(model, device)):
-        saves = now - memory(size, accumulate, half)
-        found.append(Remedy(f"--precision {half}", saves, "weights stay in float32"))
-    found = [remedy for remedy in found if (remedy.saves or 0) > now / 100]
-    return sorted(found, key=lambda remedy: -(remedy.saves or 0))
+        trial.add(f"{switch}=true", lambda: memory(size, accumulate, checkpointing=True), price)
+    if precision not in _HALVES and (half := _half_precision(model, device)) is not None:
+        price = "weights stay in float32"
+        trial.add(f"--precision {half}", lambda: memory(size, accumulate, half), price)
+    return trial.remedies()
+
+
+def smaller_batch(size: int, accumulate: int) -> tuple[int, int] | None:
+    """Half a batch and twice as many to a step, or whatever keeps the step; None for one image."""
+    parts = next((n for n in range(2, size + 1) if size % n == 0), None)
+    return None if parts is None else (size // parts, accumulate * parts)
+
+
+class _Trial:
+    """Collects what would help, each with what it saves beside how things are now.
+
+    now: bytes that are taken now.
+    """
+
+    def __init__(self, now: Callable[[], int]) -> None:
+        self._now = _estimate(now)
+        self._found: list[Remedy] = []
+
+    def add(self, words: str, memory: Callable[[], int], price: str) -> None:
+        """Add a remedy that takes so much, unless it saves less than a hundredth."""
+        takes = None if self._now is None else _estimate(memory)
+        if self._now is None or takes is None:
+            self._found.append(Remedy(words, None, price))
+        elif self._now - takes > self._now / 100:
+            self._found.append(Remedy(words, self._now - takes, price))
+
+    def remedies(self) -> list[Remedy]:
+        """The best first, and at the end what could not be estimated."""
+        return sorted(self._found, key=lambda remedy: -(remedy.saves or 0))
+
+
+def _estimate(memory: Callable[[], int]) -> int | None:
+    try:
+        return memory()
+    except Exception as failure:  # whatever a model does: advice must not hide what it is about
+        log.debug("no estimate", exc_info=failure)
+        return None
 
 
 def _half_precision(model: Any, device: torch.device) -> str | None:
@@ -208,46 +233,40 @@ def drawing_remedies(job: Job) -> list[Remedy]:
     What cannot be estimated comes without a number.
     """
     args = job.args
-    size, decoded = args.batch_size, args.decode_batch or args.batch_size
-    found = []
-    now = _drawing_memory(job, size, decoded, args.precision)
+    size = min(args.batch_size, len(job.items))
+    decoded = min(args.decode_batch or size, size)
 
-    def add(words: str, price: str, *how: Any) -> None:
-        less = None if now is None else _drawing_memory(job, *how)
-        saves = None if now is None or less is None else now - less
-        if now is None or saves is None or saves > now / 100:
-            found.append(Remedy(words, saves, price))
+    def memory(size: int, decoded: int, precision: str) -> int:
+        return _drawing_memory(job, size, decoded, precision)
 
+    trial = _Trial(lambda: memory(size, decoded, args.precision))
+    same = "images stay the same, to rounding; in a new --out"
     if size > 1:
-        price = "images stay the same, to rounding; in a new --out"
-        half = min(size, len(job.items)) // 2 or 1
-        add(f"--batch-size {half}", price, half, min(decoded, half), args.precision)
+        half = size // 2
+        trial.add(
+            f"--batch-size {half}", lambda: memory(half, min(decoded, half), args.precision), same
+        )
     if decoded > 1:
-        price = "images stay the same, to rounding; in a new --out"
-        add("--decode-batch 1", price, size, 1, args.precision)
+        trial.add("--decode-batch 1", lambda: memory(size, 1, args.precision), same)
     if args.precision == "fp32":
         price = "images change a little; in a new --out"
-        add("--precision bf16", price, size, decoded, "bf16")
-    return sorted(found, key=lambda remedy: -(remedy.saves or 0))
+        trial.add("--precision bf16", lambda: memory(size, decoded, "bf16"), price)
+    return trial.remedies()
 
 
-def _drawing_memory(job: Job, size: int, decoded: int, precision: str) -> int | None:
-    """Bytes that drawing so many images at once takes beside weights; None if it is not known."""
-    model, items = job.model, job.items[:1] * min(size, len(job.items))
-    try:
-        given = job.task.given(model, job.args, items)
-        options: Any = {**job.options, **given.options, "steps": 2, "decode_batch": decoded}
-        options["guide"] = job._guide(given)
-        device, seeds = model.device, [item["seed"] for item in items]
+def _drawing_memory(job: Job, size: int, decoded: int, precision: str) -> int:
+    """Bytes that drawing so many images at once takes beside weights."""
+    model, items = job.model, job.items[:1] * size
+    given = job.task.given(model, job.args, items)
+    options: Any = {**job.options, **given.options, "steps": 2, "decode_batch": decoded}
+    options["guide"] = job._guide(given)
+    device, seeds = model.device, [item["seed"] for item in items]
 
-        def draw() -> None:
-            with autocast(device, precision):
-                model.sample(seeds, given.batch, **options)
+    def draw() -> None:
+        with autocast(device, precision):
+            model.sample(seeds, given.batch, **options)
 
-        return traced(model, draw, device).peak
-    except Exception as failure:  # advice must not hide what it is about
-        log.debug("no estimate", exc_info=failure)
-        return None
+    return traced(model, draw, device).peak
 
 
 def _reason(error: BaseException) -> str:
