@@ -64,7 +64,7 @@ MAKERS = {
 )
 def test_a_step_without_numbers_takes_what_a_real_one_does(name, precision):
     model = MAKERS[name]()
-    batches = [examples(4)] * 2
+    batches = [examples(4)] * (2 if name == "kl" else 1)
     found = step_memory(model, batches, precision=precision)
     expected = real(model, batches, precision)
     assert found.saved == pytest.approx(expected.saved, rel=0.02)

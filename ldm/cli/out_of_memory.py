@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -166,16 +167,17 @@ class _Trial:
     """
 
     def __init__(self, now: Callable[[], int]) -> None:
-        self._now = _estimate(now)
+        self._estimate_now = cache(lambda: _estimate(now))  # not before something may help
         self._found: list[Remedy] = []
 
     def add(self, words: str, memory: Callable[[], int], price: str) -> None:
         """Add a remedy that takes so much, unless it saves less than a hundredth."""
-        takes = None if self._now is None else _estimate(memory)
-        if self._now is None or takes is None:
+        now = self._estimate_now()
+        takes = None if now is None else _estimate(memory)
+        if now is None or takes is None:
             self._found.append(Remedy(words, None, price))
-        elif self._now - takes > self._now / 100:
-            self._found.append(Remedy(words, self._now - takes, price))
+        elif now - takes > now / 100:
+            self._found.append(Remedy(words, now - takes, price))
 
     def remedies(self) -> list[Remedy]:
         """The best first, and at the end what could not be estimated."""
@@ -258,7 +260,7 @@ def _drawing_memory(job: Job, size: int, decoded: int, precision: str) -> int:
     """Bytes that drawing so many images at once takes beside weights."""
     model, items = job.model, job.items[:1] * size
     given = job.task.given(model, job.args, items)
-    options: Any = {**job.options, **given.options, "steps": 2, "decode_batch": decoded}
+    options: Any = {**job.options, **given.options, "steps": 1, "decode_batch": decoded}
     options["guide"] = job._guide(given)
     device, seeds = model.device, [item["seed"] for item in items]
 
