@@ -22,6 +22,7 @@ from ldm.callbacks.checkpoints import LastCheckpoint
 from ldm.callbacks.clock import deadline, to_seconds
 from ldm.callbacks.images import ImageLogger
 from ldm.callbacks.monitor import MonitorCheck
+from ldm.callbacks.out_of_memory import RoomToSave
 from ldm.callbacks.progress import TrainingProgress
 from ldm.callbacks.rate import GivenRate
 from ldm.callbacks.run import RunRecord, SeededSteps
@@ -205,7 +206,7 @@ def build_trainer(
     plain = is_trial(options)
     limit = arguments.pop("max_time", None)
     end = None if plain else deadline(None if limit is None else to_seconds(limit))
-    callbacks: list[Callback] = [SeededSteps(record.seed), GivenRate()]
+    callbacks: list[Callback] = [RoomToSave(), SeededSteps(record.seed), GivenRate()]
     callbacks += _callbacks(lightning.get("callbacks") or {}, run, plain=plain)
     if not plain:
         callbacks.insert(0, record)
