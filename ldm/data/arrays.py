@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, BinaryIO, Literal
 
 import numpy as np
@@ -101,7 +102,10 @@ def _header(file: BinaryIO) -> tuple[int, ...]:
     if version not in ((1, 0), (2, 0), (3, 0)):
         raise ValueError(f"is of version {version} of the format .npy, expected 1, 2 or 3")
     read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-    shape, _, dtype = read(file)
+    try:
+        shape, _, dtype = read(file)
+    except TokenError as error:  # NumPy takes the header apart as Python's own words
+        raise ValueError("has a damaged header") from error
     if dtype.hasobject:
         raise ValueError("holds Python objects, expected numbers")
     needed = math.prod(shape) * dtype.itemsize

@@ -48,6 +48,7 @@ UNREADABLE = (
     KeyError,
     TypeError,
     IndexError,
+    RuntimeError,  # of AVIF
     struct.error,
     zlib.error,
     Image.DecompressionBombError,

@@ -9,7 +9,7 @@ from PIL import Image
 
 from tests.data.photographs import gradient
 
-SIDE = 16
+SIDE = 20
 
 
 def jpeg(seed, side=SIDE):

@@ -265,15 +265,18 @@ def test_bad_arrays_are_counted_named_and_replaced(tmp_path, caplog_ldm):
     (tmp_path / "6.npy").write_text("no array")
     (tmp_path / "7.npy").write_bytes(b"")
     np.save(tmp_path / "8.npy", fractions(4, 16, 4))
+    whole = (tmp_path / "0.npy").read_bytes()
+    (tmp_path / "9.npy").write_bytes(whole.replace(b"}", b" ", 1))
     data = ImageFolder(tmp_path, 16, split="all", channels=4, dtype="float32")
-    assert "5 of 9 image files cannot be used" in caplog_ldm.text
+    assert "6 of 10 image files cannot be used" in caplog_ldm.text
     found = faults(data)
-    assert list(found) == [3, 4, 5, 6, 7, 8]
+    assert list(found) == [3, 4, 5, 6, 7, 8, 9]
     assert found[3] == "nan at [3, 4, 1] is outside 0..1"
     assert found[4] == "has 5 channels, expected 4"
     assert found[5].startswith("is shorter than its header says")
     assert found[7] == "is empty"
     assert found[8] == "16 x 4 pixels"
+    assert found[9] == "has a damaged header"
     taken = [item["relpath"] for item in read_whole(data)[0]]
     assert taken[:3] == ["0.npy", "1.npy", "2.npy"]
     assert set(taken) == set(taken[:3])
