@@ -270,9 +270,10 @@ class DataModuleFromConfig(pl.LightningDataModule):
 
     def _bad_samples_log(self) -> Path | None:
         """The file that names bad samples; None in a trial, and where there is no run."""
-        if self.trainer is None or self.trainer.fast_dev_run or self.trainer.barebones:
+        trainer = self.trainer
+        if trainer is None or getattr(trainer, "fast_dev_run", False) or trainer.barebones:
             return None
-        return Path(self.trainer.default_root_dir) / LOG
+        return Path(trainer.default_root_dir) / LOG
 
     def _rank(self) -> tuple[int, int]:
         """Rank of this process and number of processes."""

@@ -27,6 +27,7 @@ from ldm.data.captions import decoded
 from ldm.data.decoding import EXTENSIONS, UNREADABLE, reason
 from ldm.data.listing import position
 from ldm.data.opening import opened
+from ldm.data.substitutes import printable
 from ldm.hashing import hash64
 from ldm.log import log
 
@@ -165,7 +166,7 @@ def _made(path: Path, size: int) -> ShardIndex:
             for sample in group_by_keys(members, handler=told):
                 found = _sample(archive, sample)
                 if isinstance(found, str):
-                    problems.append(f"{sample['__key__']}: {found}")
+                    problems.append(f"{printable(sample['__key__'])}: {found}")
                 else:
                     names.append(found[0])
                     rows.append(found[1])
@@ -185,12 +186,21 @@ def _members(
             if member.offset_data + member.size > size:
                 raise tarfile.ReadError("unexpected end of data")
             count += 1
-            if member.isreg():
-                yield {"fname": member.name, "data": member, "__url__": str(path)}
+            if not member.isreg():
+                continue  # links, devices and pipes lead elsewhere
+            if _leads_out(member.name):
+                problems.append(f"{printable(member.name)}: its name leads out of the tar")
+                continue
+            yield {"fname": member.name, "data": member, "__url__": str(path)}
         if archive.offset + tarfile.BLOCKSIZE > size:
             raise tarfile.ReadError("has no end mark")
     except tarfile.TarError as error:
         problems.append(f"ends too early, behind {count} members: {error}")
+
+
+def _leads_out(name: str) -> bool:
+    """Whether a member's name, taken as a path, would lie outside of a directory."""
+    return name.startswith("/") or ".." in name.split("/")
 
 
 def _sample(
