@@ -15,7 +15,7 @@ from ldm.config import ConfigError, instantiate_from_config
 from ldm.data.loader import Loader, collate
 from ldm.data.order import EpochSampler
 from ldm.data.substitutes import Keyed, known_bad
-from ldm.data.tally import LOG, Tally
+from ldm.data.tally import LOG, Tally, shared_store
 from ldm.data.watch import Watch
 
 __all__ = ["DataModuleFromConfig", "Keyed", "collate", "default_workers"]
@@ -264,7 +264,7 @@ class DataModuleFromConfig(pl.LightningDataModule):
         )
         loader.origin, loader.watch = origin, watch
         if is_training:
-            self.tally.path = self._bad_samples_log()
+            self.tally.path, self.tally.store = self._bad_samples_log(), shared_store()
             loader.tally = self.tally
         return loader
 

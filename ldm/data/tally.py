@@ -6,18 +6,29 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+from torch import distributed
 
 from ldm.config import ConfigError
 from ldm.data.substitutes import Fault
 from ldm.log import log
+from ldm.ranks import world_size
 
-__all__ = ["LOG", "Tally"]
+__all__ = ["LOG", "Tally", "shared_store"]
 
 LOG = "bad_samples.log"  # in the run's directory
 
 _LEAST = 1000  # samples that the rate is taken of at least
 _WINDOW = 100_000  # samples after which those before begin to count half
+_KEY = "ldm/data/too_many_bad_samples"  # in the store: the batch behind which all end
+_DELAY = 50  # batches, more than one process is ever ahead of another
 _NAMED = 10  # bad samples that are named on the terminal; the file has all
+
+
+def shared_store() -> Any:
+    """Where the processes that train together met each other; None for one that is alone."""
+    return None if world_size() == 1 else distributed.distributed_c10d._get_default_store()
 
 
 class Tally:
@@ -25,13 +36,18 @@ class Tally:
 
     max_rate: share of the samples, 0 to 1, that may be bad; 0 stops at the first. It is taken of
         1000 samples at least, so that a few early ones decide nothing, and of the latest 100000 to
-        200000, so that a disk that fails late is noticed.
+        200000, so that a disk that fails late is noticed. Each process counts its own samples.
     path: file to which each bad sample is written once, `name<TAB>reason`; the lines of an earlier
         start, and those of other processes, count as written. None writes nothing.
+    store: where processes that train together leave word for each other (`shared_store`), so that
+        all of them end behind the same batch: 50 batches after one met too many. Nobody waits for
+        it, nor for a device. None for a process that is alone, which ends at once.
     """
 
-    def __init__(self, max_rate: float, path: Path | None = None) -> None:
-        self.max_rate, self.path = max_rate, path
+    def __init__(self, max_rate: float, path: Path | None = None, store: Any = None) -> None:
+        self.max_rate, self.path, self.store = max_rate, path, store
+        self._batches = 0
+        self._verdict: str | None = None
         self.seen, self.bad = 0, 0
         self._recent = (0, 0)  # samples and bad ones that the rate is taken of
         self._why: dict[str, str] = {}
@@ -46,6 +62,7 @@ class Tally:
 
         Raises ConfigError, with their names and counts, when too many were bad.
         """
+        self._batches += 1
         self.seen, self.bad = self.seen + samples, self.bad + len(faults)
         recent, bad = self._recent
         if recent >= 2 * _WINDOW:
@@ -55,7 +72,10 @@ class Tally:
         for fault in (fault for met in faults for fault in met):
             self._note(fault)
         if bad > self.max_rate * max(recent, _LEAST if self.max_rate else 0):
-            raise ConfigError(self._too_many(recent, bad))
+            if self._verdict is None and self.store is not None:
+                self.store.compare_set(_KEY, "", str(self._batches + _DELAY))
+            self._verdict = self._too_many(recent, bad)
+        self._end_together()
 
     def tell(self) -> None:
         """Say how many there were, if there were any."""
@@ -66,6 +86,18 @@ class Tally:
                 self.seen,
                 self._reasons(),
                 self._where(),
+            )
+
+    def _end_together(self) -> None:
+        """Raise ConfigError when it is time to: at once, or with the others."""
+        if self.store is None:
+            is_time = self._verdict is not None
+        else:
+            is_time = self.store.check([_KEY]) and self._batches >= int(self.store.get(_KEY))
+        if is_time:
+            raise ConfigError(
+                self._verdict
+                or "data.params.max_bad_rate: another process met too many bad samples"
             )
 
     def _note(self, fault: Fault) -> None:

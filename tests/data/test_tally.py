@@ -1,5 +1,6 @@
 import pytest
 import pytorch_lightning as pl
+from torch import distributed
 
 from ldm.config import ConfigError
 from ldm.data.module import DataModuleFromConfig
@@ -54,6 +55,25 @@ def test_a_disk_that_fails_late_is_noticed_though_most_was_good():
         tally.count(100_000, [])
     with pytest.raises(ConfigError, match="more than"):
         tally.count(6000, [one("a.jpg")] * 3000)
+
+
+def test_processes_that_train_together_end_behind_the_same_batch():
+    store = distributed.HashStore()
+    tallies = [Tally(0, store=store), Tally(0.5, store=store), Tally(0, store=store)]
+    ends = {}
+    for batch in range(200):
+        for rank, tally in enumerate(tallies):
+            if rank in ends:
+                continue
+            met = [one(f"{batch}.jpg")] if (batch, rank) in ((7, 1), (9, 0), (10, 2)) else []
+            try:
+                tally.count(8, met)
+            except ConfigError as error:
+                ends[rank] = batch, str(error)
+    assert [ends[rank][0] for rank in range(3)] == [9 + 50] * 3
+    for rank, number in ((0, 9), (2, 10)):
+        assert f"1 x is empty: {number}.jpg" in ends[rank][1]
+    assert ends[1][1] == "data.params.max_bad_rate: another process met too many bad samples"
 
 
 def test_a_share_below_the_rate_never_ends_a_run():
