@@ -1,6 +1,8 @@
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -66,6 +68,25 @@ def test_a_read_that_never_returns_is_named_and_its_process_killed(pipe, answer)
     assert "longer than data.params.timeout, 0.4 s" in said
     pid = int(said.partition("pid ")[2].partition(")")[0])
     assert pid not in {process.pid for process in multiprocessing.active_children()}
+
+
+HANGING = """
+import os, signal, sys
+from torch.utils.data import _utils
+from tests.data.test_loader import module
+
+_utils.MP_STATUS_CHECK_INTERVAL = 0.1  # seconds that torch gives its processes to end
+signal.signal(signal.SIGTERM, lambda *_: None)  # which they inherit, from a run that answers it
+batches = iter(module("pipe", reading={"place": sys.argv[1]}).predict_dataloader())
+print(next(batches)["index"].tolist())
+"""
+
+
+@pytest.mark.slow
+def test_a_program_that_ends_while_a_process_hangs_does_end(pipe):
+    words = [sys.executable, "-c", HANGING, pipe]
+    ended = subprocess.run(words, capture_output=True, text=True, timeout=120, check=True)
+    assert ended.stdout == "[0, 1, 2, 3]\n"
 
 
 def test_a_batch_may_take_longer_than_a_sample():

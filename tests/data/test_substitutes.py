@@ -17,6 +17,7 @@ from ldm.data.substitutes import (
 )
 from tests.data.damaged import KINDS, damaged_directory, object_array, picture
 from tests.data.reading import faults, read_whole
+from tests.data.test_module import Placed
 
 
 class Numbers:
@@ -166,6 +167,28 @@ def test_substitutes_do_not_depend_on_the_number_of_workers(directory, workers):
     assert module.tally.seen == 96
     names = module.datasets["train"].names
     assert module.tally.bad == sum(names[each] in bad for each in taken)
+
+
+def test_substitutes_are_those_of_an_uninterrupted_run_after_a_resume_on_two_processes():
+    def taken(module, place):
+        module.load_state_dict(place)
+        module.setup()
+        return {
+            sample_id: index
+            for batch in module.train_dataloader()
+            for sample_id, index in zip(batch["sample_id"], batch["index"].tolist(), strict=True)
+        }
+
+    options = {"train": config(length=24, bad=range(0, 24, 3)), "num_workers": 0, "max_bad_rate": 1}
+    whole = taken(DataModuleFromConfig(4, **options), {"epoch": 1, "samples": 0})
+    assert len(whole) == 24
+    assert any(sample_id != index for sample_id, index in whole.items())
+    rest = {}
+    for rank in range(2):
+        rest |= taken(Placed(rank, 2, **options), {"epoch": 1, "samples": 8})
+    assert len(rest) == 16
+    assert rest.items() <= whole.items()
+    assert taken(DataModuleFromConfig(4, **options), {"epoch": 2, "samples": 0}) != whole
 
 
 def test_a_batch_has_no_entry_beside_those_of_its_samples():
