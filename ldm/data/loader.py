@@ -6,9 +6,7 @@ ends training with one error that says which process it was, and what it was rea
 
 from __future__ import annotations
 
-import atexit
 import multiprocessing
-import os
 import re
 import signal
 import threading
@@ -42,7 +40,6 @@ _CAUSES = (
 )
 
 _is_waiting = False  # whether this process waits for a batch now
-_processes: set[BaseProcess] = set()  # of loaders, that may be alive when the program ends
 
 
 def collate(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -112,7 +109,6 @@ class Loader(DataLoader[Any]):
             self.processes = [
                 each for each in multiprocessing.active_children() if each not in before
             ]
-            _processes.update(self.processes)
             _hold_back_deaths()
         return _Batches(self, batches)
 
@@ -129,10 +125,16 @@ class _Batches(Iterator[Any]):
 
     def __init__(self, loader: Loader, batches: Iterator[Any]) -> None:
         self._loader, self._batches = loader, batches
+        self._is_over = False
 
     def __next__(self) -> Any:
-        self._require_alive()
-        batch = self._waited_for()
+        if not self._is_over:  # otherwise its processes may have ended, as they should
+            self._require_alive()
+        try:
+            batch = self._waited_for()
+        except StopIteration:
+            self._is_over = True
+            raise
         faults = batch.pop(FAULTS, ()) if isinstance(batch, dict) else ()
         if self._loader.tally is not None:
             self._loader.tally.count(len(batch["sample_id"]), faults)
@@ -152,21 +154,20 @@ class _Batches(Iterator[Any]):
             except ConfigError as error:
                 raise ConfigError(_said(error)) from None
             except RuntimeError as error:
-                text = str(error)
-            if text.startswith("DataLoader timed out"):
-                self._require_progress(began)
-                continue
-            self._require_alive()
-            raise self._known(text)
+                if str(error).startswith("DataLoader timed out"):
+                    self._require_progress(began)
+                    continue
+                self._require_alive()
+                raise self._explained(str(error)) or error from None
 
-    def _known(self, text: str) -> Exception:
-        """The error for a failure of torch's: ours where its cause is known."""
+    def _explained(self, text: str) -> ConfigError | None:
+        """What a failure of torch's means, where that is known."""
         if "shared memory" in text or "unable to write to file </torch" in text:
             last = text.strip().splitlines()[-1]
             return ConfigError(f"{self._loader.origin}: {last}; {_SHARED_MEMORY} or so")
         if text.startswith("DataLoader worker (pid"):
             return ConfigError(f"{self._loader.origin}: {text.strip()}; {_CAUSES}")
-        return RuntimeError(text)
+        return None
 
     def _require_alive(self) -> None:
         """Raise ConfigError when a loader process has ended before its work."""
@@ -260,14 +261,3 @@ class _HeldBack:
         except RuntimeError as error:
             if _is_waiting or "DataLoader worker" not in str(error):
                 raise
-
-
-def _kill_the_rest(owner: int = os.getpid()) -> None:
-    """At exit, after torch has asked them to end: one that hangs would be waited for for ever."""
-    if os.getpid() == owner:
-        for process in _processes:
-            if process.is_alive():
-                process.kill()
-
-
-atexit.register(_kill_the_rest)
