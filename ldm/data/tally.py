@@ -22,7 +22,8 @@ LOG = "bad_samples.log"  # in the run's directory
 _LEAST = 1000  # samples that the rate is taken of at least
 _WINDOW = 100_000  # samples after which those before begin to count half
 _KEY = "ldm/data/too_many_bad_samples"  # in the store: the batch behind which all end
-_DELAY = 50  # batches, more than one process is ever ahead of another
+_DELAY = 50  # batches: with those of the next line, more than one process is ahead of another
+_ASKED = 10  # batches between two looks into the store
 _NAMED = 10  # bad samples that are named on the terminal; the file has all
 
 
@@ -47,6 +48,7 @@ class Tally:
     def __init__(self, max_rate: float, path: Path | None = None, store: Any = None) -> None:
         self.max_rate, self.path, self.store = max_rate, path, store
         self._batches = 0
+        self._end_at: int | None = None  # batches
         self._verdict: str | None = None
         self.seen, self.bad = 0, 0
         self._recent = (0, 0)  # samples and bad ones that the rate is taken of
@@ -72,8 +74,8 @@ class Tally:
         for fault in (fault for met in faults for fault in met):
             self._note(fault)
         if bad > self.max_rate * max(recent, _LEAST if self.max_rate else 0):
-            if self._verdict is None and self.store is not None:
-                self.store.compare_set(_KEY, "", str(self._batches + _DELAY))
+            if self._verdict is None:
+                self._leave_word()
             self._verdict = self._too_many(recent, bad)
         self._end_together()
 
@@ -88,13 +90,19 @@ class Tally:
                 self._where(),
             )
 
+    def _leave_word(self) -> None:
+        """Too many were bad: all end, as the first process says to which that happened."""
+        if self.store is None:
+            self._end_at = self._batches
+        else:
+            self.store.compare_set(_KEY, "", str(self._batches + _DELAY))
+
     def _end_together(self) -> None:
         """Raise ConfigError when it is time to: at once, or with the others."""
-        if self.store is None:
-            is_time = self._verdict is not None
-        else:
-            is_time = self.store.check([_KEY]) and self._batches >= int(self.store.get(_KEY))
-        if is_time:
+        is_asked = self.store is not None and self._batches % _ASKED == 0
+        if is_asked and self._end_at is None and self.store.check([_KEY]):
+            self._end_at = int(self.store.get(_KEY))
+        if self._end_at is not None and self._batches >= self._end_at:
             raise ConfigError(
                 self._verdict
                 or "data.params.max_bad_rate: another process met too many bad samples"
