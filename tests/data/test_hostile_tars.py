@@ -8,7 +8,7 @@ import pytest
 
 from ldm.config import ConfigError
 from ldm.data.shards import Shards
-from tests.data.damaged import Trap
+from tests.data.damaged import Trap, bomb
 from tests.data.tars import picture, samples, write_tar
 
 
@@ -73,6 +73,12 @@ def test_no_program_is_run_and_nothing_is_fetched(tmp_path, monkeypatch, word):
     with pytest.raises(ConfigError, match="expected files of this machine"):
         Shards([word], 20)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bomb_is_named_by_its_header_and_left_out(tmp_path, caplog_ldm):
+    write_tar(tmp_path / "a.tar", [("b.png", bomb()), ("b.txt", "a bomb"), *samples(0, 1)])
+    assert len(read(tmp_path)) == 1
+    assert "a.tar: b: Image size (400000000 pixels) exceeds limit" in caplog_ldm.text
 
 
 def test_an_index_that_holds_objects_is_made_anew(tmp_path):

@@ -2,8 +2,11 @@ import os
 
 import numpy as np
 import pytest
+from torch.utils.data import DataLoader
 
+from ldm.cli.exits import exit_code
 from ldm.config import ConfigError
+from ldm.data.faces import FacesHQTrain
 from ldm.data.folder import ImageFolder, ImageList
 from ldm.data.module import DataModuleFromConfig
 from ldm.data.substitutes import (
@@ -12,9 +15,11 @@ from ldm.data.substitutes import (
     Keyed,
     Substituted,
     first_readable,
+    known_bad,
     name_of,
     printable,
 )
+from ldm.data.superres import SuperResolution
 from tests.data.damaged import KINDS, damaged_directory, object_array, picture
 from tests.data.reading import faults, read_whole
 from tests.data.test_module import Placed
@@ -229,6 +234,33 @@ def test_the_first_that_can_be_read_is_found(directory):
     root, _ = directory
     (root / "other.txt").write_text("empty.jpg\ntext.jpg\n007.jpg\n")
     assert first_readable(ImageList(root / "other.txt", size=16))["relpath"] == "007.jpg"
+
+
+def test_data_sets_around_others_know_their_files(tmp_path):
+    for place in ("celebahq", "ffhq"):
+        (tmp_path / place).mkdir()
+        for name in "ab":
+            picture(tmp_path / place / f"{name}.png")
+        (tmp_path / f"{place}train.txt").write_text("a.png\nb.png\n")
+    (tmp_path / "ffhq/b.png").write_bytes(b"")
+    roots = {f"{place}_root": str(tmp_path / place) for place in ("celebahq", "ffhq")}
+    data = SuperResolution(FacesHQTrain(16, **roots), factor=2)
+    names = [str(tmp_path / place) for place in ("celebahq/a.png", "celebahq/b.png", "ffhq/a.png")]
+    assert [name_of(data, index) for index in range(3)] == names
+    assert known_bad(data) == [(str(tmp_path / "ffhq/b.png"), "is empty")]
+    assert faults(data) == {3: "is empty"}
+
+
+def test_a_script_that_reads_a_bad_sample_in_a_process_of_its_own_ends_with_its_name(
+    directory, caplog_ldm
+):
+    root, _ = directory
+    (root / "cut.txt").write_text("000.jpg\ntruncated.jpg\n")
+    loader = DataLoader(ImageList(root / "cut.txt", size=16), num_workers=1, collate_fn=len)
+    assert exit_code(lambda argv: list(loader), []) == 2
+    (said,) = [each.getMessage() for each in caplog_ldm.records if each.levelname == "ERROR"]
+    assert said.startswith(f"error: {root}/truncated.jpg: image file is truncated")
+    assert "Traceback" not in said
 
 
 def test_a_name_is_one_line_of_what_can_be_printed():
