@@ -32,7 +32,8 @@ def exit_code(command: Callable[[Sequence[str]], object], argv: Sequence[str] | 
         command(sys.argv[1:] if argv is None else argv)
     except ConfigError as error:
         # one of a loader's process comes with the traceback of that, and itself at the end
-        log.error("error: %s", str(error).rpartition("ConfigError: ")[2].rstrip())
+        own = str(error).rpartition("BadSample: ")[2].rpartition("ConfigError: ")[2]
+        log.error("error: %s", own.rstrip())
         return EXIT_CONFIG
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED

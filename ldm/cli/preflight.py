@@ -18,6 +18,7 @@ from ldm.cli.preflight_encoders import check_classes, check_told
 from ldm.cli.preflight_first_stage import check_perceptual, check_precision, check_transforms
 from ldm.config import ConfigError, did_you_mean, instantiate_model
 from ldm.config.signature import parameter_problems
+from ldm.data.substitutes import first_readable
 from ldm.io.checkpoint import compare, load_state
 from ldm.io.unpickle import unpickle
 from ldm.log import log
@@ -110,7 +111,7 @@ def _checked_image(model: Any, data: Any, origin: str) -> Tensor:
 
     origin: place of the set in the configuration.
     """
-    sample = data[0]
+    sample = first_readable(data)
     if not isinstance(sample, Mapping):
         raise ConfigError(
             f"{origin}: an example is of type {type(sample).__name__}; expected a mapping of names "

@@ -235,13 +235,15 @@ def _unused_in(run: Path) -> str:
 def taken_back_on_error(run: RunDir) -> Iterator[None]:
     """Remove a new run's directory when the start inside fails with a ConfigError.
 
-    What has a checkpoint stays: it is more than a start.
+    What has a checkpoint stays, or a list of bad samples: it is more than a start. One process
+    decides, which knows whether it has written any.
     """
     missing = [path for path in (run.path, *run.path.parents) if not path.exists()]
     try:
         yield
     except ConfigError:
-        if missing and not any(run.checkpoints.glob("*.ckpt")):
+        has_more = any(run.checkpoints.glob("*.ckpt")) or (run.path / "bad_samples.log").exists()
+        if missing and not has_more and not rank():
             shutil.rmtree(run.path, ignore_errors=True)
             for parent in missing[1:]:
                 with suppress(OSError):  # another run may be in it by now
