@@ -18,6 +18,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from ldm.callbacks.checked import CheckedTrainer
 from ldm.callbacks.checkpoints import AtomicCheckpointIO, LastCheckpoint
+from ldm.callbacks.guard import Guard
 from ldm.callbacks.images import ImageLogger
 from ldm.callbacks.monitor import MonitorCheck
 from ldm.callbacks.progress import TrainingProgress
@@ -260,6 +261,11 @@ def _checkpoints(block: Any, run: RunDir, monitor: str | None) -> list[Callback]
 
 def _default_callbacks(run: RunDir) -> dict[str, Any]:
     return {
+        # first, so that the others see a model that a step has not spoilt
+        "guard": {
+            "target": f"{Guard.__module__}.Guard",
+            "params": {"directory": str(run.path / "diagnosis")},
+        },
         "image_logger": {
             "target": f"{ImageLogger.__module__}.ImageLogger",
             "params": {"directory": str(run.path / "images")},
