@@ -24,7 +24,10 @@ def loss_of_a_guess(model: Any, batch: Any) -> float | None:
     Of a first stage: the mean distance of the batch's pixels from their mean.
     """
     if hasattr(model, "objective") and hasattr(model, "schedule"):
-        return loss_of_silence(model)[0]
+        size = 1.0  # of latents, which are scaled
+        if getattr(model, "first_stage_model", None) is None and isinstance(batch, Mapping):
+            size = float(model.get_input(batch).float().square().mean().sqrt())
+        return loss_of_silence(model, size)[0]
     if isinstance(classes := getattr(model, "num_classes", None), int):
         return math.log(classes)
     if hasattr(model, "watched_loss") and isinstance(batch, Mapping):
@@ -34,17 +37,20 @@ def loss_of_a_guess(model: Any, batch: Any) -> float | None:
 
 
 @torch.no_grad()
-def loss_of_silence(model: Any) -> tuple[float, float]:
+def loss_of_silence(model: Any, size: float = 1.0) -> tuple[float, float]:
     """Mean and standard deviation, over examples, of a diffusion loss whose network says 0.
 
-    With noise and latents of unit variance: for L2 and a plain weight it is the mean of a^2 + b^2
-    over the times, with target = a x0 + b eps: 1 for eps, x0 and v, 2 for flow. Computed with the
-    model's own objective on normal numbers, so that it holds for any norm and weight.
+    For L2 and a plain weight it is the mean over the times of a^2 size^2 + b^2, with target
+    = a x0 + b eps: 1 for eps, and for x0 and v of unit size, 2 for flow. Computed with the model's
+    own objective on normal numbers, so that it holds for any norm and weight.
+
+    size: root mean square of x0.
     """
     schedule, objective = model.schedule, model.objective
     device = next(model.parameters()).device
     numbers = torch.randn(2, _EXAMPLES, _CELLS, 1, 1, generator=torch.Generator().manual_seed(0))
     x0, eps = numbers.to(device)
+    x0 = size * x0
     place = (torch.arange(_EXAMPLES, device=device) + 0.5) / _EXAMPLES
     t, importance = objective.times.sample(place, schedule)
     silent = NetDenoiser(_Silence(), schedule, objective.parameterization)

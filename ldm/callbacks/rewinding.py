@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytorch_lightning as pl
-import torch
 
 from ldm.callbacks.checkpoints import LastCheckpoint
+from ldm.io.manifest import damage, entries
+from ldm.io.store import resume_points
+from ldm.log import log
 
 __all__ = ["last_good", "save_last"]
 
@@ -36,17 +38,17 @@ def _last(trainer: pl.Trainer) -> LastCheckpoint | None:
 
 
 def _newest(directory: Path, step: int) -> Path | None:
-    steps = {path: _step_of(path) for path in directory.glob("*.ckpt")}
-    before = {path: at for path, at in steps.items() if at is not None and at <= step}
-    for path in sorted(before, key=lambda path: before[path], reverse=True):
-        return path
+    """The verified checkpoint of the highest step up to this one; resume points come first.
+
+    Others were saved at a time of Lightning's choice, from which an epoch may not go on exactly.
+    """
+    points = {path.name for path in resume_points(directory)}
+    found = [each for each in entries(directory).values() if each.is_whole]
+    before = [each for each in found if each.step is not None and each.step <= step]
+    before.sort(key=lambda each: (each.file in points, each.step, each.time), reverse=True)
+    for entry in before:
+        reason = damage(path := directory / entry.file)
+        if reason is None:
+            return path
+        log.warning("%s is passed by: %s", path, reason)
     return None
-
-
-def _step_of(path: Path) -> int | None:
-    """Optimizer steps that a checkpoint has behind it; None where training cannot go on from it."""
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (OSError, RuntimeError, ValueError, EOFError):
-        return None
-    return state["global_step"] if "optimizer_states" in state else None

@@ -19,6 +19,7 @@ from torch.utils.tensorboard import SummaryWriter
 from ldm.callbacks.checked import CheckedTrainer
 from ldm.callbacks.checkpoints import AtomicCheckpointIO, LastCheckpoint
 from ldm.callbacks.guard import Guard
+from ldm.callbacks.health import HealthChecks
 from ldm.callbacks.images import ImageLogger
 from ldm.callbacks.monitor import MonitorCheck
 from ldm.callbacks.progress import TrainingProgress
@@ -266,6 +267,7 @@ def _default_callbacks(run: RunDir) -> dict[str, Any]:
             "target": f"{Guard.__module__}.Guard",
             "params": {"directory": str(run.path / "diagnosis")},
         },
+        "health": {"target": f"{HealthChecks.__module__}.HealthChecks", "params": {}},
         "image_logger": {
             "target": f"{ImageLogger.__module__}.ImageLogger",
             "params": {"directory": str(run.path / "images")},
