@@ -29,8 +29,8 @@ class SafeStep:
 
     Weights, moments, counts of steps, averages and buffers stay what they were before the step, to
     the bit. A fused optimizer is told by a tensor of its device (`found_inf`, as by a gradient
-    scaler), so that the device is not waited for; any other, and any on the CPU, finds no gradients.
-    What one process of several finds, all find, since their gradients are averaged first.
+    scaler), so that the device is not waited for; any other, and any on the CPU, finds no
+    gradients. What one process of several finds, all find, since their gradients are averaged.
 
     The order of a step: `begin`, then for each optimizer `judge` on its gradients before they are
     clipped, then its step, then `end`.

@@ -141,7 +141,9 @@ class Guard(pl.Callback):
         """A loss that is not finite has gradients that are not, which all processes come to see."""
         if loss.requires_grad:
             is_finite = loss.detach().isfinite()
-            loss.register_hook(lambda gradient: torch.where(is_finite, gradient, math.nan))
+            loss.register_hook(  # type: ignore[no-untyped-call]
+                lambda gradient: torch.where(is_finite, gradient, math.nan)
+            )
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer

@@ -96,9 +96,7 @@ class HealthChecks(pl.Callback):
         self._is_silent = self._is_silent and not bool(output.detach().count_nonzero())
 
     @torch.no_grad()
-    def _look(
-        self, trainer: pl.Trainer, model: Any, batch: Mapping[str, Any]
-    ) -> Iterator[str]:
+    def _look(self, trainer: pl.Trainer, model: Any, batch: Mapping[str, Any]) -> Iterator[str]:
         images = model.get_input(batch)
         yield from image_problems(images, _image_path(model))
         self._size = float(images.float().square().mean().sqrt())
@@ -146,7 +144,9 @@ def latent_problems(z: Tensor, model: Any, limits: tuple[float, float]) -> Itera
     if limits[0] <= std <= limits[1]:
         return
     scale = float(model.scale_factor)
-    told = f"model.params.scale_factor: latents of the first batch have standard deviation {std:.3g}"
+    told = (
+        f"model.params.scale_factor: latents of the first batch have standard deviation {std:.3g}"
+    )
     if not std > 0 or not isfinite(std):
         yield (
             f"{told}: the first stage says nothing of its images; see "

@@ -45,8 +45,8 @@ class Spoilt(pl.Callback):
             weight.register_hook(lambda g: g * NAN if self._is_now(trainer) else g)
         if self.where == "loss":
             step = model.training_step
-            model.training_step = lambda *given: step(*given) + (
-                NAN if self._is_now(trainer) else 0.0
+            model.training_step = lambda *given: (
+                step(*given) + (NAN if self._is_now(trainer) else 0.0)
             )
 
     def on_train_batch_start(self, trainer, model, batch, batch_idx):
@@ -219,7 +219,7 @@ def test_training_ends_when_every_step_is_spoilt(tmp_path, caplog_ldm):
 @pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before")
 @pytest.mark.filterwarnings("ignore:.*resuming from a checkpoint that ended")
 def test_what_was_held_back_is_known_to_a_resumed_run(tmp_path):
-    watched, guard, run = fit(latent(), pictures(), tmp_path, SPOILT["image"])
+    _, guard, run = fit(latent(), pictures(), tmp_path, SPOILT["image"])
     path = tmp_path / "last.ckpt"
     run.save_checkpoint(path)
     again = Guard(tmp_path)

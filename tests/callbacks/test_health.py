@@ -160,7 +160,11 @@ FAULTS = {
         lambda: data(Pictures),
         "model.params.cond_stage_config: ClassEmbedder makes the same of all 32 entries 'class'",
     ),
-    "first loss": (weighted, lambda: data(Pictures), "where a network that predicts eps and says 0"),
+    "first loss": (
+        weighted,
+        lambda: data(Pictures),
+        "where a network that predicts eps and says 0",
+    ),
     "range": (latent, lambda: data(Bright), "they seem to be in [0, 1]"),
 }
 

@@ -144,7 +144,9 @@ def same_weights(first, second):
 def skipping(tmp_path_factory):
     """A run that was rewound once and has passed by the steps of the spike."""
     losses = Losses()
-    return train_it(tmp_path_factory.mktemp("a"), Broken(), losses, on_spike="rewind_and_skip"), losses
+    return train_it(
+        tmp_path_factory.mktemp("a"), Broken(), losses, on_spike="rewind_and_skip"
+    ), losses
 
 
 @pytest.mark.slow
