@@ -25,8 +25,8 @@ NON_FINITE_CAUSES = (
     "lightning.trainer.gradient_clip_val: 1.0, or lightning.trainer.precision: bf16-mixed"
 )
 SPIKE_CAUSES = (
-    "likely: a learning rate too high, no warm-up, no gradient clipping, or data that is unlike the "
-    "rest; try half of the rate, a scheduler_config that warms up, or "
+    "likely: a learning rate too high, no warm-up, no gradient clipping, or data that is unlike "
+    "the rest; try half of the rate, a scheduler_config that warms up, or "
     "lightning.trainer.gradient_clip_val: 1.0"
 )
 FLAT_CAUSES = (

@@ -42,14 +42,14 @@ _SCALE_STEPS = 16  # in which a gradient scaler comes down from 65536 to 1
 class Guard(pl.Callback):
     """Watches every optimizer step; on by default.
 
-    A step whose loss or gradients are not finite, on any process, is held back: weights, optimizers,
-    averages and buffers stay as they were (`ldm.safe_step`). Its batch is written to `directory`.
-    After `max_skips` of them in a row training ends, with code 1.
+    A step whose loss or gradients are not finite, on any process, is held back: weights,
+    optimizers, averages and buffers stay as they were (`ldm.safe_step`). Its batch is written to
+    `directory`. After `max_skips` of them in a row training ends, with code 1.
 
     A loss that jumps and stays (`ldm.callbacks.spikes`) is answered as `on_spike` says:
-    `warn`; `rewind_and_skip` goes on from the last checkpoint before it, and the steps from `margin`
-    before the spike to its end have no effect; `rewind_and_lower` multiplies the learning rate by
-    `lower_by` instead. After `max_rewinds` training ends, with code 1.
+    `warn`; `rewind_and_skip` goes on from the last resume point before it, and the steps from
+    `margin` before the spike to its end have no effect; `rewind_and_lower` multiplies the learning
+    rate by `lower_by` instead. After `max_rewinds` training ends, with code 1.
 
     A loss that in `flat_after` steps has not fallen and is no better than a guess is warned of.
 
@@ -148,7 +148,7 @@ class Guard(pl.Callback):
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
-        """Judge the gradients, before they are clipped; a model that optimizes by itself does so."""
+        """Judge the gradients, before they are clipped; with manual optimization the model does so."""
         if pl_module.automatic_optimization:
             self._safe.judge(optimizer)
 

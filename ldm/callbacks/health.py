@@ -219,8 +219,8 @@ class _Constancy:
             return None
         return (
             f"{_DATA}: the entry {same[0]!r} is the same in the first {self._count} examples "
-            f"({_short(self._first[same[0]])}), so a model that is conditioned on it learns nothing "
-            "of it"
+            f"({_short(self._first[same[0]])}), so a model that is conditioned on it learns "
+            "nothing of it"
         )
 
 

@@ -27,7 +27,7 @@ def last_good(trainer: pl.Trainer, step: int) -> Path | None:
 
 
 def save_last(trainer: pl.Trainer) -> None:
-    """Write `last.ckpt` now, in place of one of what has been taken back; every process calls it."""
+    """Write `last.ckpt` now, in place of what has been taken back; every process calls this."""
     if (last := _last(trainer)) is not None:
         trainer.save_checkpoint(last.path, weights_only=False)
 
