@@ -148,7 +148,7 @@ class Guard(pl.Callback):
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
-        """Judge the gradients, before they are clipped; with manual optimization the model does so."""
+        """Judge the gradients, before they are clipped; a model may do so by itself."""
         if pl_module.automatic_optimization:
             self._safe.judge(optimizer)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytorch_lightning as pl
 
 from ldm.callbacks.checkpoints import LastCheckpoint
-from ldm.io.manifest import damage, entries
+from ldm.io.manifest import Entry, damage, entries
 from ldm.io.store import resume_points
 from ldm.log import log
 
@@ -37,16 +39,23 @@ def _last(trainer: pl.Trainer) -> LastCheckpoint | None:
     return next((each for each in callbacks if isinstance(each, LastCheckpoint)), None)
 
 
+def _not_taken_back(directory: Path) -> Iterator[Entry]:
+    """Whole checkpoints, the newest first, without those of steps that were trained anew since."""
+    lowest = math.inf
+    for entry in sorted(entries(directory).values(), key=lambda each: each.time, reverse=True):
+        if entry.is_whole and entry.step is not None and entry.step <= lowest:
+            lowest = entry.step
+            yield entry
+
+
 def _newest(directory: Path, step: int) -> Path | None:
     """The verified checkpoint of the highest step up to this one; resume points come first.
 
     Others were saved at a time of Lightning's choice, from which an epoch may not go on exactly.
     """
     points = {path.name for path in resume_points(directory)}
-    found = [each for each in entries(directory).values() if each.is_whole]
-    before = [each for each in found if each.step is not None and each.step <= step]
-    before.sort(key=lambda each: (each.file in points, each.step, each.time), reverse=True)
-    for entry in before:
+    before = [each for each in _not_taken_back(directory) if (each.step or 0) <= step]
+    for entry in sorted(before, key=lambda each: each.file not in points):
         reason = damage(path := directory / entry.file)
         if reason is None:
             return path

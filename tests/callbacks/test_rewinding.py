@@ -8,10 +8,13 @@ import pytorch_lightning as pl
 import torch
 
 from ldm.callbacks.divergence import Diverged
+from ldm.callbacks.rewinding import _newest
 from ldm.callbacks.spikes import FlatDetector, SpikeDetector
 from ldm.cli import trainer as made
 from ldm.cli.train import train
-from tests.cli.runs import second_stage, write
+from ldm.io.atomic import digest_of
+from ldm.io.manifest import Entry, record
+from tests.cli.runs import unconditional, write
 
 STEPS, BROKEN = 40, 26
 
@@ -114,7 +117,15 @@ class Losses(pl.Callback):
 
 def train_it(directory, *extra, words=(), steps=STEPS, **guard):
     """Train a small model with a guard that is quick to judge, and callbacks before it."""
-    config = second_stage()
+    config = unconditional()
+    unet = {"image_size": 16, "model_channels": 32, "channel_mult": [1], "attention_resolutions": []}
+    params = {
+        "image_size": 16,
+        "timesteps": 100,
+        "unet_config": config["model"]["params"]["unet_config"],
+    }
+    params["unet_config"]["params"] |= unet | {"in_channels": 3, "out_channels": 3, "dropout": 0.1}
+    config["model"] |= {"target": "ldm.models.diffusion.ddpm.DDPM", "params": params}
     del config["data"]["params"]["validation"]
     guard = {"window": 16, "patience": 3, "margin": 2, "threshold": 6.0, **guard}
     config["lightning"]["callbacks"] |= {"image_logger": None, "guard": {"params": guard}}
@@ -164,14 +175,13 @@ def test_a_spike_is_rewound_its_steps_have_no_effect_and_training_finishes(skipp
 @pytest.mark.slow
 def test_a_run_that_was_rewound_is_resumed_exactly(skipping, tmp_path):
     run, _ = skipping
-    whole, place = tmp_path / "whole", tmp_path / "parts"
+    place = tmp_path / "parts"
     shutil.copytree(run, place)
     points = {int(path.stem.split("-")[1]): path for path in place.glob("checkpoints/resume-*")}
     assert sorted(points) == [30, 40]
     train_it(tmp_path, words=["-r", str(points[30])])
     assert guard_state(place) == guard_state(run)
     assert same_weights(place, run)
-    assert not whole.exists()
 
 
 @pytest.mark.slow
@@ -203,3 +213,20 @@ def test_by_default_a_spike_is_warned_of(tmp_path, caplog_ldm):
     run = train_it(tmp_path, Broken(), steps=BROKEN + 4)
     assert "robust standard deviations higher" in caplog_ldm.text
     assert guard_state(run)["num_rewinds"] == 0
+
+
+def test_what_was_trained_anew_is_not_gone_back_to(tmp_path):
+    # steps in the order of writing; 30 and 40 were taken back, 21 is of after that
+    written = [(10, True), (20, True), (25, False), (30, True), (40, True), (21, True), (31, True)]
+    found = []
+    for time, (step, is_whole) in enumerate(written):
+        path = tmp_path / f"resume-{step:09}.ckpt"
+        path.write_bytes(b"%d" % step)
+        size, sha256 = path.stat().st_size, digest_of(path)
+        found.append(Entry(path.name, size, sha256, float(time), step, 0, is_whole))
+    record(tmp_path, *found)
+    newest = {step: _newest(tmp_path, step) for step in (5, 15, 20, 29, 30, 45)}
+    steps = {step: path and int(path.stem.split("-")[1]) for step, path in newest.items()}
+    assert steps == {5: None, 15: 10, 20: 20, 29: 21, 30: 21, 45: 31}
+    (tmp_path / "resume-000000021.ckpt").write_bytes(b"12")
+    assert _newest(tmp_path, 30) == tmp_path / "resume-000000020.ckpt"
