@@ -49,13 +49,21 @@ class SafeStep:
         self.any_held: Held = False
         self._held: list[Held] = []
         self._kept: dict[int, _Kept] = {}
+        self._model: nn.Module | None = None
+        self._modules: list[nn.Module] = []  # of the model, those that have what `begin` remembers
 
     @torch.no_grad()
     def begin(self, model: nn.Module) -> None:
         """Remember what a step moves beside the optimizers: statistics, codebooks, histories."""
         self.norm, self.any_held, self._held = None, False, []
         before, self._kept = self._kept, {}
-        for tensor in _moving(model):
+        if self._model is not model:  # looking through all of them takes long
+            self._model = model
+            self._modules = [
+                module for module in model.modules() if next(_tensors(module), None) is not None
+            ]
+        learning = (module for module in self._modules if module.training)
+        for tensor in (tensor for module in learning for tensor in _tensors(module)):
             kept = before.get(id(tensor))
             if kept is None or kept.tensor is not tensor or kept.old.device != tensor.device:
                 self._kept[id(tensor)] = _Kept(tensor, tensor.detach().clone())
@@ -118,16 +126,13 @@ def poison_unless_finite(parameters: Iterable[Tensor], loss: Tensor) -> None:
         smallest.mul_(torch.where(loss.detach().isfinite(), 1.0, math.nan))
 
 
-def _moving(model: nn.Module) -> Iterator[Tensor]:
-    """Buffers that are saved, of modules in training mode, and codebooks, which restart codes."""
-    for module in model.modules():
-        if not module.training:
-            continue
-        for name, buffer in module._buffers.items():
-            if buffer is not None and name not in module._non_persistent_buffers_set:
-                yield buffer
-        if hasattr(module, "end_step"):
-            yield from module.parameters()
+def _tensors(module: nn.Module) -> Iterator[Tensor]:
+    """What moves without an optimizer: buffers that are saved, and codebooks that are restarted."""
+    for name, buffer in module._buffers.items():
+        if buffer is not None and name not in module._non_persistent_buffers_set:
+            yield buffer
+    if hasattr(module, "end_step"):
+        yield from module.parameters()
 
 
 def _either(first: Held, second: Held) -> Held:

@@ -46,6 +46,7 @@ _NOISE = (
     r"Using ModelCheckpoint with manual optimization",  # weights after the step are what is meant
     r"Found \d+ module\(s\) in eval mode",  # the frozen first stage
     r"It is recommended to use `self.log\(",  # they are means over processes
+    r"Be aware that when using `ckpt_path`, callbacks .*: \['Guard'\]",  # it was switched off
     r"You have overridden `on_before_batch_transfer` in `LightningModule`",  # to look at labels
     r"`broadcast_buffers` is deprecated",  # its successor copies buffers at the start
     r"`ModelCheckpoint\(monitor=.*could not find the monitored key",  # MonitorCheck knows better

@@ -118,7 +118,12 @@ class Losses(pl.Callback):
 def train_it(directory, *extra, words=(), steps=STEPS, **guard):
     """Train a small model with a guard that is quick to judge, and callbacks before it."""
     config = unconditional()
-    unet = {"image_size": 16, "model_channels": 32, "channel_mult": [1], "attention_resolutions": []}
+    unet = {
+        "image_size": 16,
+        "model_channels": 32,
+        "channel_mult": [1],
+        "attention_resolutions": [],
+    }
     params = {
         "image_size": 16,
         "timesteps": 100,

@@ -39,9 +39,7 @@ def test_without_a_guard_it_is_one_error_and_writes_nothing(config, tmp_path):
     ],
     ids=["unguarded", "guarded"],
 )
-def test_what_was_good_stays_and_is_gone_on_from_at_a_smaller_rate(
-    words, said, config, caplog_ldm
-):
+def test_what_was_good_stays_and_is_gone_on_from_at_a_smaller_rate(words, said, config, caplog_ldm):
     run = train(["-b", config, "-t", "--max_steps", "2"])
     last = run.path / "checkpoints" / "last.ckpt"
     before = last.read_bytes()
