@@ -20,6 +20,8 @@ from ldm.callbacks.checked import CheckedTrainer
 from ldm.callbacks.checkpoint_io import AtomicCheckpointIO
 from ldm.callbacks.checkpoints import LastCheckpoint
 from ldm.callbacks.clock import deadline, to_seconds
+from ldm.callbacks.guard import Guard
+from ldm.callbacks.health import HealthChecks
 from ldm.callbacks.images import ImageLogger
 from ldm.callbacks.monitor import MonitorCheck
 from ldm.callbacks.out_of_memory import RoomToSave
@@ -46,6 +48,7 @@ _NOISE = (
     r"Using ModelCheckpoint with manual optimization",  # weights after the step are what is meant
     r"Found \d+ module\(s\) in eval mode",  # the frozen first stage
     r"It is recommended to use `self.log\(",  # they are means over processes
+    r"Be aware that when using `ckpt_path`, callbacks .*: \['Guard'\]",  # it was switched off
     r"You have overridden `on_before_batch_transfer` in `LightningModule`",  # to look at labels
     r"`broadcast_buffers` is deprecated",  # its successor copies buffers at the start
     r"`ModelCheckpoint\(monitor=.*could not find the monitored key",  # MonitorCheck knows better
@@ -300,6 +303,12 @@ def resume_params(params: Mapping[str, Any]) -> dict[str, Any]:
 
 def _default_callbacks(run: RunDir) -> dict[str, Any]:
     return {
+        # first, so that the others see a model that a step has not spoilt
+        "guard": {
+            "target": f"{Guard.__module__}.Guard",
+            "params": {"directory": str(run.path / "diagnosis")},
+        },
+        "health": {"target": f"{HealthChecks.__module__}.HealthChecks", "params": {}},
         "image_logger": {
             "target": f"{ImageLogger.__module__}.ImageLogger",
             "params": {"directory": str(run.path / "images")},
