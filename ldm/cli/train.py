@@ -41,6 +41,10 @@ def train(argv: Sequence[str]) -> RunDir:
     for package in args.trust:
         trust(package)
     run = _run_dir(args)
+    if args.check:
+        from ldm.cli.report.command import report
+
+        return report(args, run)
     config = settings(args, run)
     check(config)
 

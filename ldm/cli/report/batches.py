@@ -11,7 +11,7 @@ from torch import Tensor
 from ldm.cli.report.tracing import Trace
 from ldm.data.module import RAGGED, collate
 
-__all__ = ["shaped_batch"]
+__all__ = ["entries_made_up", "shaped_batch"]
 
 _PICTURE = 2  # dimensions from which an entry is large enough to be counted
 
@@ -24,7 +24,7 @@ def shaped_batch(
     Captions become token ids where an encoder reads them, so that no tokenizer is needed. Small
     entries keep their values: labels and boxes are looked at on the CPU.
     """
-    sample = {**sample, **_entries_made_up(model, sample)}
+    sample = {**sample, **entries_made_up(model, sample)}
     (batch,) = [collate([sample])]
     made = {key: _several(key, value, size, trace) for key, value in batch.items()}
     for part in getattr(getattr(model, "conditioner", None), "parts", ()):
@@ -49,7 +49,7 @@ def _holds_labels(value: Tensor) -> bool:
     return not (value.is_floating_point() or value.dtype == torch.uint8)
 
 
-def _entries_made_up(model: Any, sample: Mapping[str, Any]) -> dict[str, Any]:
+def entries_made_up(model: Any, sample: Mapping[str, Any]) -> dict[str, Any]:
     """Entries that an encoder reads and the sample of a data set that stands in has not."""
     made: dict[str, Any] = {}
     for part in getattr(getattr(model, "conditioner", None), "parts", ()):

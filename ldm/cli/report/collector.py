@@ -43,6 +43,17 @@ class Collector:
         """Whether something was found that ends a training."""
         return any(finding.severity == "error" for finding in self.findings)
 
+    @property
+    def has_model_errors(self) -> bool:
+        """Whether an error is about the model itself, rather than a value it is still to be given."""
+        return any(
+            each.severity == "error"
+            and each.path.startswith("model.params")
+            and not each.path.endswith(("ckpt_path", "monitor", "tokenizer", "lpips_weights"))
+            and "a value is needed" not in each.message
+            for each in self.findings
+        )
+
     def add(self, severity: Severity, path: str, message: str, hint: str = "") -> None:
         """Add a finding about a key of the configuration; none about a key twice in a way."""
         found = Finding(severity, message, path, self.places.of(path), hint)

@@ -10,7 +10,7 @@ from omegaconf import MISSING
 from ldm.config import ConfigError, instantiate_from_config
 from ldm.data.shapes import ShapesDataset
 
-__all__ = ["Made", "stand_in"]
+__all__ = ["Completed", "Made", "stand_in"]
 
 _SMALLEST = 16  # pixels that drawn shapes need
 
@@ -27,6 +27,20 @@ class Made:
     def __getitem__(self, index: int) -> dict[str, Any]:
         """A scene with everything that `ShapesDataset` knows about it."""
         return self.drawn[index]
+
+
+class Completed:
+    """A data set with entries added that its own examples lack."""
+
+    def __init__(self, data: Any, entries: Mapping[str, Any]) -> None:
+        self.data, self.entries = data, entries
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """The example with the entries."""
+        return {**self.entries, **self.data[index]}
 
 
 def stand_in(config: Mapping[str, Any], size: int) -> Any:
