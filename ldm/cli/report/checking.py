@@ -15,13 +15,15 @@ from ldm.cli.preflight import checks, shape_of
 from ldm.cli.preflight_encoders import encoder_path
 from ldm.cli.report.batches import entries_made_up
 from ldm.cli.report.collector import Collector
-from ldm.cli.report.costing import cost_tables
+from ldm.cli.report.costing import cost_tables, rate_table
+from ldm.cli.report.costs import accept_any_lpips
 from ldm.cli.report.places import split_path
 from ldm.cli.report.reading import nothing_for_missing, places_of, read, without
 from ldm.cli.report.sections import Report, Section
 from ldm.cli.report.setting import Setting
 from ldm.cli.report.shapes import parameter_table, sample_table, shape_table
 from ldm.cli.report.standing_in import Completed, stand_in
+from ldm.cli.report.tokenizers import check_tokenizer
 from ldm.cli.report.suspicions import check_monitor, unreached_steps, unused_attention
 from ldm.cli.rundir import RunDir
 from ldm.cli.settings import completed
@@ -37,11 +39,21 @@ __all__ = ["check_everything"]
 
 _SPLITS = ("train", "validation", "test", "predict")
 _SIZE = 256  # pixels, of pictures that stand in where nothing says how large they are
-_PARTS = ("model", "data", "lightning")
+_RATE = 1e-4  # where the configuration's cannot be told
+_NO_DATA = {
+    "target": "ldm.data.module.DataModuleFromConfig",
+    "params": {
+        "batch_size": 1,
+        "train": {"target": "ldm.data.folder.ImageFolder", "params": {"root": MISSING}},
+    },
+}
 
 
-def check_everything(args: Arguments, run: RunDir) -> Report:
-    """Check what a command line describes; nothing is built in full, and nothing is written."""
+def check_everything(args: Arguments, run: RunDir, *, with_costs: bool = True) -> Report:
+    """Check what a command line describes; nothing is built in full, and nothing is written.
+
+    with_costs: trace a step, for memory and operations, and look at the disk.
+    """
     make_quiet()
     findings = Collector(places_of(args, run))
     sections: list[Section] = []
@@ -67,6 +79,8 @@ def check_everything(args: Arguments, run: RunDir) -> Report:
         _hold(model, setting, findings, classes=_classes(data, made))
         told = {split: {**entries_made_up(model, each), **each} for split, each in samples.items()}
         sections += _model_tables(model, setting, told, findings)
+        if with_costs and told:
+            sections += cost_tables(model, next(iter(told.values())), setting, findings)
     return Report.of(findings.findings, [*sections[:1], *tables, *sections[1:]])
 
 
@@ -80,11 +94,13 @@ def _configuration(args: Arguments, run: RunDir, findings: Collector) -> dict[st
         findings.add("error", path, value_needed(path).partition(": ")[2])
     completed_config = findings.attempt(lambda: completed(copy.deepcopy(config), args))
     if completed_config is None:
-        if not all(isinstance(config.get(name), dict) for name in _PARTS[:2]):
+        if not isinstance(config.get("model"), dict):
             return None
         for name in ("base_learning_rate", "learning_rate"):
             config["model"].pop(name, None)
-        config["model"]["learning_rate"] = 1e-4
+        config["model"]["learning_rate"] = _RATE
+        if config.get("data") is None:
+            config["data"] = copy.deepcopy(_NO_DATA)
         completed_config = findings.attempt(lambda: completed(config, args))
     if completed_config is None:
         return None
@@ -118,14 +134,14 @@ def _data(
     block = config["data"]
     params = block.get("params") or {}
     blocks = {split: params[split] for split in _SPLITS if isinstance(params.get(split), Mapping)}
-    datasets, made = {}, set()
+    datasets, made, size = {}, set(), _size(config["model"])
     for split, each in blocks.items():
         path = f"data.params.{split}"
         found = None
         if not _has_missing(each):
             found = findings.attempt(_instantiate(each, path), path)
         if found is None:
-            found = findings.attempt(lambda each=each: stand_in(each, _SIZE), path)  # type: ignore[misc]
+            found = findings.attempt(lambda each=each: stand_in(each, size), path)  # type: ignore[misc]
             made.add(split)
         if found is not None:
             datasets[split] = found
@@ -134,6 +150,20 @@ def _data(
     if module is not None and not made:
         findings.attempt(lambda: _set_up(module, datasets), "data")
     return module, datasets, frozenset(made)
+
+
+def _size(block: Mapping[str, Any]) -> int:
+    """Side in pixels of the images that a model is written for."""
+    params = block.get("params") or {}
+    inside = (params.get("first_stage_config") or {}).get("params") or {}
+    for holder, name in (
+        (params.get("ddconfig"), "resolution"),
+        (inside.get("ddconfig"), "resolution"),
+        (params, "image_size"),
+    ):
+        if isinstance(holder, Mapping) and isinstance(holder.get(name), int):
+            return int(holder[name])
+    return _SIZE
 
 
 def _samples(datasets: Mapping[str, Any], findings: Collector) -> dict[str, Mapping[str, Any]]:
@@ -205,36 +235,29 @@ def _hold(model: Any, setting: Setting, findings: Collector, *, classes: int | N
         precision=setting.options["precision"],
     ):
         findings.attempt(check, "model")
-    parts = getattr(getattr(model, "conditioner", None), "parts", ())
-    for part in parts:
-        findings.attempt(_prepared(part.embedder), encoder_path(model, part))
+    for part in getattr(getattr(model, "conditioner", None), "parts", ()):
+        check_tokenizer(part.embedder, encoder_path(model, part), findings)
     for path, message in unused_attention(model, block):
         findings.add("warning", path, message)
     for path, message in unreached_steps(model, block, setting.options):
         findings.add("warning", path, message)
 
 
-def _prepared(embedder: Any) -> Callable[[], None]:
-    """Loads a tokenizer; weights of another project's encoder are not read for a check."""
-    tokenizer = getattr(embedder, "load_tokenizer", None)
-    return (lambda: None) if tokenizer is None or not _reads_text(embedder) else tokenizer
-
-
-def _reads_text(embedder: Any) -> bool:
-    return bool(embedder.reads == "text")
-
-
 def _model_tables(
     model: Any, setting: Setting, samples: Mapping[str, Any], findings: Collector
 ) -> list[Section]:
     """Tables about the model: shapes first."""
+    accept_any_lpips(model)  # whether it has weights has been said
     sample = next(iter(samples.values()), None)
     if not isinstance(sample, Mapping):
-        return [parameter_table(model)]
+        return [Section("shapes"), parameter_table(model)]
     shapes = findings.attempt(lambda: shape_table(model, sample), "model")
     if "validation" in setting.datasets:
         said = findings.attempt(lambda: list(check_monitor(model, sample, setting.lightning)))
         for path, message in said or ():
             findings.add("error", path, message)
-    tables = [shapes or Section("shapes"), parameter_table(model)]
-    return [*tables, *cost_tables(model, sample, setting, findings)]
+    return [
+        shapes or Section("shapes"),
+        parameter_table(model),
+        rate_table(setting, findings),
+    ]

@@ -95,8 +95,10 @@ class Collector:
                         return f"{path}.{each}"
         return path
 
-    def attempt(self, function: Callable[[], T], path: str = "") -> T | None:
-        """What a function returns; None where it fails, which becomes an error.
+    def attempt(
+        self, function: Callable[[], T], path: str = "", severity: Severity = "error"
+    ) -> T | None:
+        """What a function returns; None where it fails, which becomes a finding.
 
         path: that an error other than ConfigError is about.
         """
@@ -104,10 +106,10 @@ class Collector:
             with self.warnings():
                 return function()
         except ConfigError as error:
-            self.say(str(error).rpartition("ConfigError: ")[2].rstrip())
+            self.say(str(error).rpartition("ConfigError: ")[2].rstrip(), severity)
         except (ArithmeticError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
             said = (str(error).strip().splitlines() or [""])[0]
-            self.add("error", path, f"{type(error).__name__}: {said}")
+            self.add(severity, path, f"{type(error).__name__}: {said}")
         return None
 
     @contextmanager

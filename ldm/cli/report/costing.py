@@ -25,11 +25,11 @@ _USUAL = 0.92  # share of a GPU's memory that PyTorch's tensors can have
 def cost_tables(
     model: Any, sample: Mapping[str, Any], setting: Setting, findings: Collector
 ) -> list[Section]:
-    """Learning rate, memory and operations, disk.
+    """Memory and operations, disk, and measured time if that is asked for.
 
     The model is on the meta device and not to be used afterwards.
     """
-    tables = [rate_table(setting, findings)]
+    tables: list[Section] = []
     if findings.has_model_errors:
         findings.add("note", "", "costs are not told while the model has errors")
         return tables
@@ -53,7 +53,19 @@ def cost_tables(
             findings=findings,
         )
     ]
+    if setting.args.profile:
+        tables.append(_profiled(setting, costs, findings))
     return tables
+
+
+def _profiled(setting: Setting, costs: Costs, findings: Collector) -> Section:
+    """Real steps, where there is nothing in their way."""
+    if findings.has_errors or "train" in setting.made or "train" not in setting.datasets:
+        findings.add("note", "", "no steps were measured: there are errors, or no training data")
+        return Section("measured")
+    from ldm.cli.report.profiling import profile_table
+
+    return profile_table(setting, costs, findings)
 
 
 def rate_table(setting: Setting, findings: Collector) -> Section:

@@ -1,0 +1,116 @@
+"""`main.py --check`: everything wrong at once, each with the line that it is written in."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from ldm.cli.arguments import parse
+from ldm.cli.report.checking import check_everything
+from ldm.cli.report.finding import Finding, exit_code_of, ranked
+from ldm.cli.report.places import Places
+from ldm.cli.rundir import new_run
+from ldm.cli.train import main
+from tests.cli.runs import first_stage, second_stage, write
+from tests.shipped_configs import CONFIGS, ROOT, name_of
+
+
+def checked(*words):
+    """The report of a command line."""
+    args = parse(["--check", "--gpus", "cpu", *words])
+    return check_everything(args, new_run("logs", args.name, args.base, args.postfix))
+
+
+def line_of(path, key):
+    """`FILE:LINE` of a key's last occurrence, by its dotted path."""
+    node = yaml.compose(Path(path).read_text())
+    mark = node.start_mark
+    for name in key.split("."):
+        if isinstance(node, yaml.SequenceNode):
+            node = node.value[int(name)]
+            mark = node.start_mark
+        else:
+            label, node = next(pair for pair in node.value if pair[0].value == name)
+            mark = label.start_mark
+    return f"{path}:{mark.line + 1}"
+
+
+def changed(config, key, value):
+    """A configuration with one value changed; `...` takes the key away."""
+    *above, name = key.split(".")
+    part = config
+    for each in above:
+        part = part[each]
+    if value is ...:
+        del part[name]
+    else:
+        part[name] = value
+    return config
+
+
+UNET = "model.params.unet_config.params"
+FIRST = "model.params.first_stage_config.params"
+TAU = "model.params.cond_stage_config.params"
+LOSS = "model.params.lossconfig.params"
+
+# stage, key that is changed, its value, severity, key that is named, part of the message
+BROKEN = [
+    (second_stage, "model.target", "ldm.models.diffusion.ddpm.LatentDifusion", "error", None, "did you mean"),
+    (second_stage, f"{UNET}.model_chanels", 32, "error", None, "did you mean 'model_channels'"),
+    (second_stage, f"{UNET}.num_res_blocks", "two", "error", None, "expected int"),
+    (second_stage, f"{UNET}.context_dim", 24, "error", None, "expected 16"),
+    (second_stage, f"{UNET}.in_channels", 5, "error", None, "latents of 4 channels"),
+    (second_stage, f"{UNET}.out_channels", 3, "error", None, "latents of 4 channels"),
+    (second_stage, f"{UNET}.num_head_channels", 24, "error", None, "24"),
+    (second_stage, f"{UNET}.attention_resolutions", [16], "warning", None, "never occurs"),
+    (second_stage, f"{TAU}.n_classes", 7, "error", None, "24 classes"),
+    (second_stage, f"{FIRST}.embed_dim", 3, "error", f"{UNET}.out_channels", "3 channels"),
+    (second_stage, f"{FIRST}.ckpt_path", "nowhere.ckpt", "error", None, "no such checkpoint"),
+    (second_stage, f"{FIRST}.ddconfig.in_channels", 1, "error", None, "have 3 channels"),
+    (second_stage, "data.params.train.params.size", 17, "error", None, "17"),
+    (second_stage, "data.params.train.params.split", "trian", "error", None, "'train'"),
+    (second_stage, "data.params.batch_size", 0, "error", None, "expected 1 or more"),
+    (second_stage, "data.params.train.target", "ldm.data.shapes.Shapes", "error", None, "did you mean"),
+    (second_stage, "model.params.monitor", "val/los", "error", None, "did you mean 'val/loss'"),
+    (second_stage, "model.learning_rate", -1.0, "error", None, "above 0"),
+    (second_stage, "model.params.first_stage_key", "picture", "error", None, "'picture' is no entry"),
+    (second_stage, "model.params.conditioning_key", "crosattn", "error", None, "'crossattn'"),
+    (second_stage, "model.params.beta_schedule", "linaer", "error", None, "'linear'"),
+    (second_stage, "lightning.trainer.accumulate_grad_batches", 0, "error", None, "1 or more"),
+    (second_stage, "lightning.trainer.precision", "fp17", "error", None, "fp17"),
+    (second_stage, "lightning.trainer.max_stps", 5, "error", None, "did you mean 'max_steps'"),
+    (second_stage, "lightning.trainer.max_steps", 0, "error", None, "nothing would be trained"),
+    (second_stage, "lightning.callbacks.image_logger.params.max_image", 2, "error", None, "max_images"),
+    (first_stage, f"{LOSS}.disc_start", 10, "warning", None, "never joins"),
+    (first_stage, "model.params.ddconfig.ch_mult", [], "error", None, "ch_mult"),
+    (first_stage, "model.params.monitor", "val/rec_los", "error", None, "did you mean 'val/rec_loss'"),
+    (first_stage, f"{LOSS}.perceptual_weight", 1.0, "error", LOSS, "no weights"),
+    (first_stage, "lightning.trainer.precision", "16-mixed", "error", None, "first stage trains in"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("stage", "key", "value", "severity", "named", "said"),
+    BROKEN,
+    ids=[f"{stage.__name__}-{key.removeprefix('model.params.')}" for stage, key, *_ in BROKEN],
+)
+def test_a_broken_configuration_is_named_by_its_line(
+    stage, key, value, severity, named, said, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    path = write(tmp_path / "config.yaml", changed(stage(), key, value))
+    report = checked("-b", path, "--logdir", str(tmp_path / "logs"))
+    expected = line_of(path, named or key)
+    found = [each for each in report.findings if each.place == expected]
+    assert any(each.severity == severity and said in each.message for each in found), report.text()
+    assert report.exit_code == (2 if severity == "error" else 3)
+
+
+def test_a_configuration_without_faults_has_none_found(tmp_path):
+    for stage in (first_stage, second_stage):
+        path = write(tmp_path / f"{stage.__name__}.yaml", stage())
+        report = checked("-b", path, "--logdir", str(tmp_path / "logs"))
+        assert [each for each in report.findings if each.severity == "error"] == [], report.text()
+    assert not (tmp_path / "logs").exists()
