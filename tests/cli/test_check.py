@@ -17,10 +17,11 @@ from tests.cli.runs import first_stage, second_stage, write
 from tests.shipped_configs import CONFIGS, ROOT, name_of
 
 
-def checked(*words):
+def checked(*words, with_costs=False):
     """The report of a command line."""
     args = parse(["--check", "--gpus", "cpu", *words])
-    return check_everything(args, new_run("logs", args.name, args.base, args.postfix))
+    run = new_run(args.logdir, args.name, args.base, args.postfix)
+    return check_everything(args, run, with_costs=with_costs)
 
 
 def line_of(path, key):
@@ -111,6 +112,6 @@ def test_a_broken_configuration_is_named_by_its_line(
 def test_a_configuration_without_faults_has_none_found(tmp_path):
     for stage in (first_stage, second_stage):
         path = write(tmp_path / f"{stage.__name__}.yaml", stage())
-        report = checked("-b", path, "--logdir", str(tmp_path / "logs"))
+        report = checked("-b", path, "--logdir", str(tmp_path / "logs"), with_costs=True)
         assert [each for each in report.findings if each.severity == "error"] == [], report.text()
     assert not (tmp_path / "logs").exists()

@@ -23,9 +23,9 @@ _FLAG = re.compile(r"^(?P<flag>--\w+) ?(?P<rest>.*)", re.DOTALL)
 # how a message goes on, and the parameter below its path that it is about
 _ABOUT = (
     (re.compile(r"images of (\d+ channels, )?\d+ x \d+"), ("params.size", "params.source.params.size")),
-    (re.compile(r"precision="), ("precision",)),
     (re.compile(r"--gpus|no CUDA device"), ("gpus",)),
 )
+_NAMED = re.compile(r"\b([a-z_]\w*)=")  # a parameter with its value, inside of a message
 
 
 class Collector:
@@ -93,7 +93,8 @@ class Collector:
                 for each in below:
                     if self.places.has(f"{path}.{each}"):
                         return f"{path}.{each}"
-        return path
+        named = (self.places.below(path, name) for name in _NAMED.findall(rest))
+        return next(filter(None, named), path)
 
     def attempt(
         self, function: Callable[[], T], path: str = "", severity: Severity = "error"

@@ -43,6 +43,15 @@ class Places:
         """Whether a key was written."""
         return path in self._places
 
+    def below(self, path: str, name: str) -> str:
+        """The one key of a name below a path, "" where there are none or several."""
+        found = [
+            each
+            for each in self._places
+            if each.startswith(f"{path}.") and each.rpartition(".")[2] == name
+        ]
+        return found[0] if len(found) == 1 else ""
+
     def in_file(self, file: str, path: str) -> str:
         """`FILE:LINE` of a key in one file, whatever set it last; "" where it is not there."""
         return Places([file], {}).of(path) if path else ""
