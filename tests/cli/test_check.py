@@ -115,3 +115,119 @@ def test_a_configuration_without_faults_has_none_found(tmp_path):
         report = checked("-b", path, "--logdir", str(tmp_path / "logs"), with_costs=True)
         assert [each for each in report.findings if each.severity == "error"] == [], report.text()
     assert not (tmp_path / "logs").exists()
+
+
+def text_config(tokenizer):
+    """A model of captions whose vocabulary is a file."""
+    config = yaml.safe_load((ROOT / "configs/tiny/ldm-text.yaml").read_text())
+    return changed(config, f"{TAU}.tokenizer", tokenizer)
+
+
+def test_a_tokenizer_that_is_not_there_is_an_error_and_one_of_the_hub_a_warning(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(ROOT)
+    for tokenizer, severity in (("nowhere.txt", "error"), ("no-such/tokenizer", "warning")):
+        path = write(tmp_path / "config.yaml", text_config(tokenizer))
+        report = checked("-b", path)
+        place = line_of(path, f"{TAU}.tokenizer")
+        (found,) = [each for each in report.findings if each.place == place]
+        assert found.severity == severity, report.text()
+        assert tokenizer in found.message
+
+
+def test_a_checkpoint_of_another_model_is_named(tmp_path):
+    torch.save({"state_dict": {"weight": torch.zeros(2)}}, tmp_path / "other.ckpt")
+    config = second_stage(str(tmp_path / "other.ckpt"))
+    path = write(tmp_path / "config.yaml", changed(config, f"{UNET}.model_chanels", 32))
+    report = checked("-b", path)
+    places = {each.place for each in report.findings if each.severity == "error"}
+    assert places == {
+        line_of(path, f"{FIRST}.ckpt_path"),
+        line_of(path, f"{UNET}.model_chanels"),
+    }, report.text()
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "said"),
+    [
+        ("model:\n  target: a\n  params: [1,\ndata: {}\n", 4, "not valid YAML"),
+        ("model:\n  target: a\ndata:\n  x: 1\n  x: 2\n", 5, "duplicate"),
+        ("model:\n  target: a\ndata:\n  x: ${nowhere}\n", 4, "nowhere"),
+    ],
+    ids=["syntax", "duplicate", "interpolation"],
+)
+def test_what_yaml_cannot_be_read_from_is_named_by_its_line(text, line, said, tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    report = checked("-b", str(path))
+    (found,) = report.findings
+    assert (found.severity, found.place) == ("error", f"{path}:{line}"), report.text()
+    assert said in found.message
+
+
+def test_several_faults_are_named_at_once_and_each_by_what_set_it_last(tmp_path):
+    base = write(tmp_path / "base.yaml", changed(second_stage(), f"{UNET}.context_dim", 24))
+    overlay = write(
+        tmp_path / "overlay.yaml", {"data": {"params": {"train": {"params": {"split": "trian"}}}}}
+    )
+    word = "model.params.first_stage_key=picture"
+    report = checked("-b", base, overlay, word, "--max_steps", "0")
+    places = {each.place for each in report.findings if each.severity == "error"}
+    assert {
+        line_of(base, f"{UNET}.context_dim"),
+        line_of(overlay, "data.params.train.params.split"),
+        "--max_steps",
+    } <= places, report.text()
+    fixed = changed(second_stage(), f"{UNET}.context_dim", 16)
+    report = checked("-b", write(tmp_path / "fixed.yaml", fixed), word)
+    assert f"override {word}" in {each.place for each in report.findings}, report.text()
+
+
+def test_a_key_belongs_to_the_file_that_set_it_last_and_a_list_is_replaced_whole(tmp_path):
+    first, second = tmp_path / "a.yaml", tmp_path / "b.yaml"
+    first.write_text("x: &x\n  y: [1, 2]\n  z: 3\nw:\n  <<: *x\n  v: 4\n")
+    second.write_text("x:\n  y: [5]\n")
+    places = Places([first, second], {"x.z": "override x.z=6"})
+    assert places.of("x.y") == places.of("x.y.0") == f"{second}:2"
+    assert not places.has("x.y.1")
+    assert places.of("x.z") == "override x.z=6"
+    assert places.of("w.z") == f"{first}:3"
+    assert places.of("w.v.new") == f"{first}:6"
+
+
+def test_findings_are_ranked_and_the_worst_decides_the_exit_code():
+    note, warning, error = (Finding(each, "said") for each in ("note", "warning", "error"))
+    assert ranked([note, warning, error, note]) == [error, warning, note]
+    assert [exit_code_of(each) for each in ([], [note], [warning, note], [error, warning])] == [
+        *(0, 0, 3, 2)
+    ]
+
+
+def test_the_command_says_everything_as_json_too(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = write(tmp_path / "config.yaml", changed(second_stage(), f"{UNET}.context_dim", 24))
+    with pytest.raises(SystemExit) as end:
+        main(["-b", path, "--check", "--format", "json", "--gpus", "cpu"])
+    assert end.value.code == 2
+    said = json.loads(capsys.readouterr().out)
+    assert said["exit_code"] == 2
+    assert said["findings"][0]["path"] == f"{UNET}.context_dim"
+    assert list(tmp_path.iterdir()) == [Path(path)], "a check writes nothing"
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=name_of)
+def test_a_shipped_configuration_has_no_fault_but_what_is_to_be_given(path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    report = checked("-b", str(path))
+    others = [
+        each
+        for each in report.findings
+        if "a value is needed here" not in each.message
+        and "LPIPS has no weights" not in each.message  # not on this machine
+        and "in the hub's cache" not in each.message
+        and "there is no `data:` block" not in each.message
+        and "found neither" not in each.message  # a rate, of configurations for measurements
+    ]
+    assert others == [], report.text()
+    assert {section.title for section in report.sections} >= {"shapes", "parameters"}

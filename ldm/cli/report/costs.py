@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ldm.cli.report.batches import shaped_batch
+from ldm.cli.report.replay import Event, Heap, Live, played
 from ldm.cli.report.tracing import Trace, shape_only
 from ldm.diffusion.draws import KeyedDraws
 from ldm.losses.autoencoder import FirstStageLoss
@@ -83,21 +84,11 @@ def training_costs(model: Any, sample: Mapping[str, Any], plan: Plan, pictures: 
     weights, parameters = trace.now, learned(model)
     state = optimizer_bytes(model)
     gradients = sum(p.nbytes for p in parameters)
-    peaks, operations = [], []
-    for count in range(1, min(plan.accumulate, _TRACED) + 1):
-        before = trace.flops
-        peaks.append(_peak_of_step(model, sample, plan, trace, count))
-        operations.append(trace.flops - before)
-    peak = peaks[-1]
-    if len(peaks) > 1 and isinstance(model, FirstStageModule):
-        peak += (peaks[-1] - peaks[-2]) * (plan.accumulate - len(peaks))
-    for parameter in parameters:
-        parameter.grad = None
+    peak, flops = _peak_of_training(model, sample, plan, trace)
     sampling = None
     if isinstance(model, DDPM):
         sampling = _peak_of_drawing(model, sample, plan, trace, pictures)
-    flops = operations[0] * plan.accumulate
-    return Costs(weights, state, gradients, peak + state, sampling, flops)
+    return Costs(weights, state, gradients, weights + peak, sampling, flops)
 
 
 def accept_any_lpips(model: Any) -> None:
@@ -121,28 +112,58 @@ def _has_game(model: FirstStageModule) -> bool:
 
 
 def optimizer_bytes(model: Any) -> int:
-    """Bytes of the optimizer's state, by that of a small parameter."""
-    config = (
-        model.options["optimizer_config"]
-        if isinstance(model, FirstStageModule)
-        else model.optimizer_config
-    )
+    """Bytes of the optimizer's state."""
+    return round(sum(_state_ratios(model)) * sum(p.nbytes for p in learned(model)))
+
+
+def _state_ratios(model: Any) -> list[float]:
+    """Size of each piece of an optimizer's state beside its parameter, by those of a small one."""
+    is_first_stage = isinstance(model, FirstStageModule)
+    config = model.options["optimizer_config"] if is_first_stage else model.optimizer_config
     small = nn.Parameter(torch.zeros(64, 64))
     small.grad = torch.zeros_like(small)
     optimizer = build_optimizer([small], 1e-6, config or ADAMW)
     optimizer.step()
     state = optimizer.state[small].values()
-    ratio = sum(each.nbytes for each in state if isinstance(each, Tensor)) / small.nbytes
-    return round(ratio * sum(p.nbytes for p in learned(model)))
+    return [
+        each.nbytes / small.nbytes
+        for each in state
+        if isinstance(each, Tensor) and each.numel() > 1
+    ]
 
 
-def _peak_of_step(
+def _peak_of_training(
+    model: Any, sample: Mapping[str, Any], plan: Plan, trace: Trace
+) -> tuple[int, float]:
+    """Most bytes beside the weights, and operations of a step.
+
+    Of two steps, the optimizer's state made after the first.
+    """
+    states = [round(p.nbytes * ratio) for p in learned(model) for ratio in _state_ratios(model)]
+    most = min(plan.accumulate, _TRACED)
+    holds_all = isinstance(model, FirstStageModule)  # until its step is complete
+    peaks, flops = [], 0.0
+    for count in range(1 if holds_all else most, most + 1):
+        before = trace.flops
+        events, backward = _step_events(model, sample, plan, trace, count)
+        flops = (trace.flops - before) * plan.accumulate / count
+        memory = Heap() if plan.device == "cpu" else Live()
+        peaks.append(played(events, states, backward, memory))
+    more = (peaks[-1] - peaks[-2]) * (plan.accumulate - most) if len(peaks) > 1 else 0
+    return peaks[-1] + more, flops
+
+
+def _step_events(
     model: Any, sample: Mapping[str, Any], plan: Plan, trace: Trace, count: int
-) -> int:
-    """Most bytes while so many micro-batches are gone through, gradients kept in between."""
+) -> tuple[list[Event], int]:
+    """What a step of so many micro-batches takes and gives back, and where gradients are dropped.
+
+    Lightning drops those of the step before between the first forward and backward pass; a first
+    stage drops its own at the end of a step.
+    """
     for parameter in learned(model):
         parameter.grad = None
-    trace.peak = trace.now
+    trace.events, backward = [], 0
     with trace:
         if isinstance(model, FirstStageModule):
             with plan.autocast():
@@ -151,9 +172,14 @@ def _peak_of_step(
             for _ in range(count):
                 with plan.autocast():
                     loss = _loss(model, sample, plan, trace)
+                backward = backward or len(trace.events)
                 loss.backward()
                 del loss
-    return trace.peak
+    events, trace.events = trace.events, []
+    for parameter in learned(model):
+        parameter.grad = None
+    trace.events = []
+    return events, backward
 
 
 def _loss(model: Any, sample: Mapping[str, Any], plan: Plan, trace: Trace) -> Tensor:

@@ -11,12 +11,15 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable, Mapping
+from itertools import count
 from typing import Any, Self, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
+
+from ldm.cli.report.replay import Event
 
 __all__ = ["Shaped", "Trace", "shape_only"]
 
@@ -60,6 +63,7 @@ class Trace(TorchDispatchMode):
 
     device: what they pretend to be on.
     now, peak: bytes of the storages that live, and the most there were.
+    events: what was taken and given back so far; see `ldm.cli.report.replay`.
     flops: so far, a multiplication and an addition being two.
     """
 
@@ -68,7 +72,9 @@ class Trace(TorchDispatchMode):
         self.device = torch.device(device)
         self.now = self.peak = 0
         self.flops = 0.0
+        self.events: list[Event] = []
         self._known: dict[int, weakref.ref[Any]] = {}
+        self._names = count(1)
 
     def __torch_dispatch__(
         self,
@@ -111,14 +117,16 @@ class Trace(TorchDispatchMode):
         key = storage._cdata
         if key in self._known:
             return
-        size = storage.nbytes()
+        size, name = storage.nbytes(), next(self._names)
 
         def freed(_: object) -> None:
             self.now -= size
+            self.events.append((name, -1))
             self._known.pop(key, None)
 
         self._known[key] = weakref.ref(storage, freed)
         self.now += size
+        self.events.append((name, size))
         self.peak = max(self.peak, self.now)
 
     def _count_operations(
@@ -128,8 +136,11 @@ class Trace(TorchDispatchMode):
         if formula is not None:
             self.flops += formula(*args, **kwargs, out_val=out)
         if func in _CONVOLUTIONS and self.device.type == "cpu":
-            copies = sum(each.nbytes for each in _tensors([*args, out]))
-            self.peak = max(self.peak, self.now + copies)
+            copies = [each.nbytes for each in _tensors([*args, out])]
+            names = [next(self._names) for _ in copies]
+            self.events += zip(names, copies, strict=True)
+            self.events += [(name, -1) for name in names]
+            self.peak = max(self.peak, self.now + sum(copies))
 
     def _attention(self, query: Tensor, *rest: Any, **named: Any) -> int:
         """Which attention the device would choose, of this width and type."""
