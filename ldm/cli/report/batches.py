@@ -16,9 +16,7 @@ __all__ = ["entries_made_up", "shaped_batch"]
 _PICTURE = 2  # dimensions from which an entry is large enough to be counted
 
 
-def shaped_batch(
-    model: Any, sample: Mapping[str, Any], size: int, trace: Trace
-) -> dict[str, Any]:
+def shaped_batch(model: Any, sample: Mapping[str, Any], size: int, trace: Trace) -> dict[str, Any]:
     """So many copies of a sample, collated; large entries are shapes, counted by the trace.
 
     Captions become token ids where an encoder reads them, so that no tokenizer is needed. Small
@@ -67,7 +65,11 @@ def entries_made_up(model: Any, sample: Mapping[str, Any]) -> dict[str, Any]:
 def _num_tokens(embedder: Any) -> int:
     """Tokens of one caption."""
     inside = getattr(embedder, "transformer", None)
-    for holder, name in ((inside, "max_seq_len"), (embedder, "max_seq_len"), (embedder, "max_length")):
+    for holder, name in (
+        (inside, "max_seq_len"),
+        (embedder, "max_seq_len"),
+        (embedder, "max_length"),
+    ):
         if isinstance(found := getattr(holder, name, None), int):
             return found
     return 77  # CLIP's, and what captions of the release are cut to

@@ -23,8 +23,8 @@ from ldm.cli.report.sections import Report, Section
 from ldm.cli.report.setting import Setting
 from ldm.cli.report.shapes import parameter_table, sample_table, shape_table
 from ldm.cli.report.standing_in import Completed, stand_in
-from ldm.cli.report.tokenizers import check_tokenizer
 from ldm.cli.report.suspicions import check_monitor, unreached_steps, unused_attention
+from ldm.cli.report.tokenizers import check_tokenizer
 from ldm.cli.rundir import RunDir
 from ldm.cli.settings import completed
 from ldm.cli.trainer import callback_configs, make_quiet, trainer_options
@@ -74,6 +74,7 @@ def check_everything(args: Arguments, run: RunDir, *, with_costs: bool = True) -
             if split in made
             else datasets[split]
             for split, sample in samples.items()
+            if split not in made or not _is_repeated(split, samples, made)
         }
         setting = Setting(args, run, config, options, usable, made)
         _hold(model, setting, findings, classes=_classes(data, made))
@@ -181,6 +182,17 @@ def _samples(datasets: Mapping[str, Any], findings: Collector) -> dict[str, Mapp
     return samples
 
 
+def _is_repeated(split: str, samples: Mapping[str, Any], made: frozenset[str]) -> bool:
+    """Whether an earlier set stands in with examples of the same shapes."""
+
+    def shapes(name: str) -> dict[str, Any]:
+        entries = samples[name].items()
+        return {key: getattr(value, "shape", None) for key, value in entries if key != "boxes"}
+
+    before = [*samples][: [*samples].index(split)]
+    return any(name in made and shapes(name) == shapes(split) for name in before)
+
+
 def _instantiate(block: Mapping[str, Any], path: str) -> Callable[[], Any]:
     return lambda: instantiate_from_config(block, path=path)
 
@@ -239,8 +251,8 @@ def _hold(model: Any, setting: Setting, findings: Collector, *, classes: int | N
         check_tokenizer(part.embedder, encoder_path(model, part), findings)
     for path, message in unused_attention(model, block):
         findings.add("warning", path, message)
-    for path, message in unreached_steps(model, block, setting.options):
-        findings.add("warning", path, message)
+    for severity, path, message in unreached_steps(model, block, setting.options):
+        findings.add(severity, path, message)
 
 
 def _model_tables(

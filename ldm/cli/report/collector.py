@@ -22,7 +22,10 @@ _OVERRIDE = re.compile(r"^override '(?P<word>[^']*)': (?P<rest>.*)", re.DOTALL)
 _FLAG = re.compile(r"^(?P<flag>--\w+) ?(?P<rest>.*)", re.DOTALL)
 # how a message goes on, and the parameter below its path that it is about
 _ABOUT = (
-    (re.compile(r"images of (\d+ channels, )?\d+ x \d+"), ("params.size", "params.source.params.size")),
+    (
+        re.compile(r"images of (\d+ channels, )?\d+ x \d+"),
+        ("params.size", "params.source.params.size"),
+    ),
     (re.compile(r"--gpus|no CUDA device"), ("gpus",)),
 )
 _NAMED = re.compile(r"\b([a-z_]\w*)=")  # a parameter with its value, inside of a message
@@ -45,7 +48,7 @@ class Collector:
 
     @property
     def has_model_errors(self) -> bool:
-        """Whether an error is about the model itself, rather than a value it is still to be given."""
+        """Whether an error is about the model itself, not a value that is still to be given."""
         return any(
             each.severity == "error"
             and each.path.startswith("model.params")
@@ -61,7 +64,7 @@ class Collector:
             self.findings.append(found)
 
     def say(self, text: str, severity: Severity = "error") -> None:
-        """Add what a check says: a line each, those that begin with blanks belonging to the last."""
+        """Add what a check says: a line each; those that begin with blanks belong to the last."""
         for message in re.split(r"\n(?!\s)", text):
             first, *more = message.split("\n")
             hint = "; ".join(line.strip() for line in more)
@@ -108,7 +111,14 @@ class Collector:
                 return function()
         except ConfigError as error:
             self.say(str(error).rpartition("ConfigError: ")[2].rstrip(), severity)
-        except (ArithmeticError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
+        except (
+            ArithmeticError,
+            LookupError,
+            OSError,
+            RuntimeError,
+            TypeError,
+            ValueError,
+        ) as error:
             said = (str(error).strip().splitlines() or [""])[0]
             self.add(severity, path, f"{type(error).__name__}: {said}")
         return None

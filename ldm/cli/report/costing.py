@@ -37,7 +37,14 @@ def cost_tables(
     is_first_stage = isinstance(model, FirstStageModule)
     try:
         costs = training_costs(model, sample, setting.plan, setting.pictures)
-    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
         said = (str(error).strip().splitlines() or [type(error).__name__])[0]
         findings.add("note", "model", f"a step could not be traced, so costs are not told: {said}")
         return tables

@@ -30,6 +30,8 @@ from ldm.types import Conditioning
 
 __all__ = ["Costs", "Plan", "learned", "optimizer_bytes", "training_costs"]
 
+# share of activations that a CPU's heap loses beyond the replay: fitted to docs/preflight.md's five
+_LOST = 0.25
 _TRACED = 2  # micro-batches after which one more adds what the last one added
 
 
@@ -85,6 +87,8 @@ def training_costs(model: Any, sample: Mapping[str, Any], plan: Plan, pictures: 
     state = optimizer_bytes(model)
     gradients = sum(p.nbytes for p in parameters)
     peak, flops = _peak_of_training(model, sample, plan, trace)
+    if plan.device == "cpu":
+        peak += round(_LOST * max(0, peak - state - gradients))
     sampling = None
     if isinstance(model, DDPM):
         sampling = _peak_of_drawing(model, sample, plan, trace, pictures)
@@ -237,4 +241,3 @@ def _peak_of_drawing(
         model.ema_denoiser(x, t, cond)
         model.decode(torch.empty(count, *size))
     return trace.peak
-

@@ -103,6 +103,6 @@ _DOTTED = re.compile(r"^([A-Za-z_]\w*(?:\.\w+)*): ")
 
 
 def split_path(message: str) -> tuple[str, str]:
-    """A message that begins with a dotted path as that path and the rest; "" where there is none."""
+    """The dotted path that a message begins with, "" where there is none, and the rest."""
     found = _DOTTED.match(message)
     return (found[1], message[found.end() :]) if found else ("", message)

@@ -63,10 +63,8 @@ def profile_table(setting: Setting, costs: Costs | None, findings: Collector) ->
     fitted = findings.attempt(lambda: _fit(setting, times), "model")
     if fitted is None or not times.seconds:
         return table
-    if setting.device == "cuda":
-        peak = torch.cuda.max_memory_allocated()
-    else:
-        peak = peak_since(before)
+    is_cuda = setting.device == "cuda"
+    peak = torch.cuda.max_memory_allocated() if is_cuda else peak_since(before)
     seconds = median(times.seconds)
     images = setting.batch_size * setting.accumulate
     told = f"{seconds:.3g} s, {images / seconds:.3g} images/s, of {len(times.seconds)} steps"

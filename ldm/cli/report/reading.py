@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from ldm.cli.arguments import Arguments
 from ldm.cli.report.places import Places
 from ldm.cli.rundir import RunDir
-from ldm.config import load, to_plain
+from ldm.config import ConfigError, load, to_plain
 
 __all__ = ["nothing_for_missing", "places_of", "read", "without"]
 
@@ -25,7 +26,10 @@ def read(args: Arguments, run: RunDir) -> tuple[dict[str, Any], list[str]]:
     Raises ConfigError as `ldm.config.load` and `to_plain` do.
     """
     config = load([*run.config_files(), *args.base], args.overrides)
-    missing = _named_for_later(config)
+    try:
+        missing = _named_for_later(config)
+    except OmegaConfBaseException as error:  # a reference that leads nowhere
+        raise ConfigError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
     plain: dict[str, Any] = _marked(to_plain(config))
     return plain, missing
 
@@ -89,5 +93,3 @@ def nothing_for_missing(value: Any) -> Any:
     if isinstance(value, list):
         return [nothing_for_missing(item) for item in value]
     return None if value == MISSING else value
-
-

@@ -121,9 +121,7 @@ class Heap:
         return size
 
 
-def played(
-    events: Sequence[Event], states: Iterable[int], backward: int, memory: Memory
-) -> int:
+def played(events: Sequence[Event], states: Iterable[int], backward: int, memory: Memory) -> int:
     """Most bytes of two steps, the optimizer's state made between them.
 
     events: of one step.  states: bytes of each piece of the state.

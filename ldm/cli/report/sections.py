@@ -64,7 +64,9 @@ class Report:
 
     def json(self) -> str:
         """For programs: `exit_code`, `findings` and `sections`, by name."""
-        tables = {each.title: {name: value for name, _, value in each.rows} for each in self.sections}
+        tables = {
+            each.title: {name: value for name, _, value in each.rows} for each in self.sections
+        }
         whole = {
             "exit_code": self.exit_code,
             "findings": [finding.to_json() for finding in self.findings],

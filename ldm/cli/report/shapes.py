@@ -95,5 +95,3 @@ def parameter_table(model: Any) -> Section:
             how = f"{amount(learning, '')} of them trained"
         table.add(name, f"{amount(total, '')}, {how}", {"all": total, "trained": learning})
     return table
-
-

@@ -1,4 +1,4 @@
-"""Samples of the configured size in place of data that is not there, so that the rest is checked."""
+"""Samples of the configured size in place of data that is not there: the rest is checked."""
 
 from __future__ import annotations
 

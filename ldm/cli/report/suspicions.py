@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ldm.cli.report.finding import Severity
 from ldm.config import did_you_mean
 from ldm.models.classifier import LatentClassifier
 from ldm.models.diffusion.ddpm import DDPM
@@ -15,7 +16,7 @@ from ldm.models.first_stage_module import FirstStageModule
 from ldm.models.first_stage_validation import measures
 from ldm.tensor import to_image_tensor
 
-__all__ = ["check_monitor", "unused_attention", "unreached_steps", "validation_metrics"]
+__all__ = ["check_monitor", "unreached_steps", "unused_attention", "validation_metrics"]
 
 _BY_TIME = re.compile(r"_t[\d.]+-[\d.]+")
 _OF_CODES = ("codebook_usage", "perplexity", "codebook_codes")
@@ -97,8 +98,11 @@ def _unused(path: str, asked: Any, there: list[int]) -> Iterator[Said]:
 
 def unreached_steps(
     model: Any, block: Mapping[str, Any], options: Mapping[str, Any]
-) -> Iterator[Said]:
-    """Steps at which something is to happen, after the end of training."""
+) -> Iterator[tuple[Severity, str, str]]:
+    """Steps at which something is to happen, after the end of training: severity, path, message.
+
+    A game that never begins is often meant.
+    """
     last = options.get("max_steps") or -1
     if last < 0:
         return
@@ -107,10 +111,12 @@ def unreached_steps(
     given = ((block.get("params") or {}).get("lossconfig") or {}).get("params") or {}
     if start is not None and given.get("disc_factor", 1.0) and start >= last:
         path = "model.params.lossconfig.params.disc_start"
-        yield path, f"{start}, but training ends at step {last}: the discriminator never joins"
+        told = f"{start}, but training ends at step {last}: the discriminator never joins"
+        yield "note", path, told
     scheduler = (block.get("params") or {}).get("scheduler_config") or {}
     warm_up = (scheduler.get("params") or {}).get("warm_up_steps")
     first = warm_up[0] if isinstance(warm_up, list) and warm_up else warm_up
     if isinstance(first, int) and first >= last:
         path = "model.params.scheduler_config.params.warm_up_steps"
-        yield path, f"{first}, but training ends at step {last}: the full rate is never reached"
+        told = f"{first}, but training ends at step {last}: the full rate is never reached"
+        yield "warning", path, told

@@ -32,12 +32,12 @@ _MATH, _FLASH, _EFFICIENT = 0, 1, 2  # implementations of attention, as torch nu
 
 
 class Shaped(Tensor):
-    """A tensor of a device without numbers: what has them is a tensor on the meta device, `elem`."""
+    """A tensor of a device, without numbers: its shape is that of `elem`, on the meta device."""
 
     elem: Tensor
 
     @staticmethod
-    def __new__(cls, elem: Tensor, device: torch.device) -> Self:
+    def __new__(cls: type[Self], elem: Tensor, device: torch.device) -> Self:
         """Wrap a tensor on the meta device."""
         made = torch.Tensor._make_wrapper_subclass(
             cls,
@@ -200,4 +200,3 @@ def shape_only(module: nn.Module, trace: Trace) -> None:
                 for name, tensor in entries.items():
                     if tensor is not None:
                         entries[name] = shaped(tensor)
-
