@@ -31,7 +31,7 @@ def network():
 
 
 def traced(batch):
-    """A trace of a forward and a backward pass, and the bytes that live after each."""
+    """A trace of a forward and a backward pass; bytes of weights, kept for it, left after it."""
     with torch.device("meta"):
         net = network()
     trace = Trace("cpu")
@@ -42,17 +42,17 @@ def traced(batch):
         kept = trace.now - weights
         loss.backward()
         del loss
-    return trace, weights, kept
+    return trace, weights, kept, trace.now
 
 
 def test_a_trace_counts_weights_what_autograd_keeps_and_gradients():
-    trace, weights, kept = traced(batch=32)
+    trace, weights, kept, left = traced(batch=32)
     numbers = 64 * 128 + 128 + 128 * 64 + 64
     assert weights == 4 * numbers
-    # the result of the first layer is gone: ReLU needs its own alone
-    assert kept == pytest.approx(4 * 32 * (128 + 64), abs=4 * 32 * 130)
-    assert trace.now == pytest.approx(2 * weights, abs=4 * 32 * 64 + 64)
-    assert trace.peak >= weights + kept
+    # the images, what ReLU gave, and the loss; the layers' own results are gone
+    assert kept == 4 * 32 * (64 + 128) + 4
+    assert left == 2 * weights
+    assert trace.peak > weights + kept
 
 
 def test_a_trace_counts_the_operations_that_are_made():
@@ -75,7 +75,7 @@ def test_autocast_keeps_copies_of_weights_in_a_trace():
             out = net(torch.empty(1, 64))
             kept.append(trace.now - before)
         del out
-    assert kept[1] > kept[0] + 2 * 2 * 64 * 128
+    assert kept[0] < 2 * 2 * 64 * 128 < kept[1]
 
 
 def test_a_heap_keeps_its_holes_and_joins_them():

@@ -27,7 +27,9 @@ def check_tokenizer(embedder: Any, path: str, findings: Collector) -> None:
         with _offline(), findings.warnings():
             found = load()
         if len(found) <= _EMPTY:  # what transformers makes up without a cache and a network
-            raise ConfigError("the tokenizer is not in the hub's cache, and nothing is fetched here")
+            raise ConfigError(
+                "the tokenizer is not in the hub's cache, and nothing is fetched here"
+            )
     except ConfigError as error:
         message = str(error).removeprefix("tokenizer: ")
         is_fetched = "in the hub's cache" in message

@@ -51,14 +51,14 @@ class Shaped(Tensor):
         return made
 
     @classmethod
-    def __torch_dispatch__(
+    def __torch_dispatch__(  # type: ignore[override] # torch's own is a placeholder
         cls, func: Operation, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         """Outside a trace there is nothing that such a tensor could be used for."""
         raise RuntimeError(f"{func}: a tensor without numbers was used outside its trace")
 
 
-class Trace(TorchDispatchMode):
+class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts bytes and operations of whatever runs inside, on `Shaped` tensors.
 
     device: what they pretend to be on.
@@ -68,7 +68,7 @@ class Trace(TorchDispatchMode):
     """
 
     def __init__(self, device: str) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.device = torch.device(device)
         self.now = self.peak = 0
         self.flops = 0.0
@@ -196,7 +196,8 @@ def shape_only(module: nn.Module, trace: Trace) -> None:
 
     with trace:
         for part in module.modules():
-            for entries in (part._parameters, part._buffers):
+            tables: tuple[dict[str, Any], ...] = (part._parameters, part._buffers)
+            for entries in tables:
                 for name, tensor in entries.items():
                     if tensor is not None:
                         entries[name] = shaped(tensor)
