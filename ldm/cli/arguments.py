@@ -102,6 +102,9 @@ class Arguments:
     resume_from_checkpoint: str | None = None
     auto_resume: bool = False
     train: bool = False
+    check: bool = False
+    profile: int = 0
+    format: str = "text"
     test: bool | None = None
     debug: bool = False
     seed: int | None = None
@@ -284,6 +287,9 @@ def _add_run_flags(group: argparse._ArgumentGroup) -> None:
     add(
         "--test", default=None, help="run the test set (after training, if there is one)", **_SWITCH
     )
+    add("--check", default=False, help="report everything wrong and what training takes", **_SWITCH)
+    add("--format", default="text", choices=("text", "json"), help="of what --check reports (text)")
+    add("--profile", type=int, default=0, metavar="N", help="with --check, time N real steps")
     add("--no-test", default=False, help="skip the test set", **_SWITCH)
     add("-r", "--resume", metavar="PATH", help="go on with this run directory or checkpoint of one")
     add(

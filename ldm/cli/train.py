@@ -7,6 +7,7 @@ import signal
 import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ldm.callbacks.stopping import Stopped, answer_at_once, signals_restored
@@ -52,11 +53,21 @@ def train(argv: Sequence[str]) -> RunDir:
     args = parse(argv)
     for package in args.trust:
         trust(package)
+    if args.check:
+        return _checked(args)
     with signals_restored(), ExitStack() as holding:
         answer_at_once()
         run = agreed(lambda: run_dir(args, holding), shared_directory(args))
         _train(args, run, holding)
     return run
+
+
+def _checked(args: Arguments) -> RunDir:
+    """Report what would be trained; nothing is held or written."""
+    from ldm.cli.report.command import report
+
+    with ExitStack() as holding:
+        return report(args, run_dir(replace(args, train=False), holding))
 
 
 def _train(args: Arguments, run: RunDir, holding: ExitStack) -> None:
