@@ -145,7 +145,7 @@ def _parameter_problems(target: str, params: Mapping[str, Any], path: str) -> It
 def _component_problems(params: Mapping[str, Any], path: str) -> Iterator[str]:
     """Components of our own classes, by the end of their names, need a target."""
     for key, value in params.items():
-        is_component = key.endswith("_config") and isinstance(value, Mapping)
+        is_component = str(key).endswith("_config") and isinstance(value, Mapping)
         if is_component and "target" not in value and not _lacks_target(value, path):
             found = ", ".join(map(str, value)) or "nothing"
             yield f"{_join(path, key)}: expected a mapping with a target, got keys {found}"

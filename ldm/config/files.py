@@ -48,6 +48,10 @@ def _read(path: Path) -> DictConfig:
         raise ConfigError(f"{path}: {line}not valid YAML: {error.problem}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not a YAML file") from error
+    except RecursionError as error:
+        raise ConfigError(f"{path}: nested too deeply, or a part of itself") from error
+    except (ValueError, TypeError) as error:  # a number of thousands of digits, a date without end
+        raise ConfigError(f"{path}: not a configuration: {_first_line(error)}") from error
     except OmegaConfBaseException as error:  # an interpolation that is not one
         raise ConfigError(f"{path}: {error.full_key}: {_first_line(error)}") from error
     except OSError as error:  # what OmegaConf says of a lone number, too
@@ -80,7 +84,7 @@ def _clashes(earlier: object, later: object, key: str) -> Iterator[str]:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0]
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _apply(config: DictConfig, override: str) -> None:
@@ -91,9 +95,9 @@ def _apply(config: DictConfig, override: str) -> None:
         value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]), resolve=False)
         assert isinstance(value, dict)
         OmegaConf.update(config, key, value["value"], merge=True, force_add=True)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise ConfigError(f"override {override!r}: {text!r} is not valid YAML") from error
-    except (OmegaConfBaseException, ValueError) as error:
+    except (OmegaConfBaseException, ValueError, TypeError) as error:
         raise ConfigError(
             f"override {override!r}: cannot set {key}: {_first_line(error)}"
         ) from error

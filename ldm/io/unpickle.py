@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch._weights_only_unpickler import get_globals_in_pkl
 
 from ldm.config import ConfigError
 
@@ -35,6 +36,8 @@ _HARMLESS = (
 )
 
 _MOST_CLASSES = 1000  # that a file may name: each is looked for anew at every object that is made
+_OLD_PICKLES = 4  # magic number, version, machine, content
+_LONGEST = 500  # characters of a name
 _SHOWN = 10  # of them in a message
 
 # dictionaries of a class of their own, which a file fills item by item
@@ -56,6 +59,8 @@ def unpickle(path: Path) -> Any:
         _require_stored(path)
         with _readable(path):
             names = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
+    else:
+        _require_old_form(path)
     calls = sorted(name for name in names if not _is_harmless(name))
     if calls or len(names) > _MOST_CLASSES:
         shown = [*calls, *names][:_SHOWN]
@@ -67,6 +72,18 @@ def unpickle(path: Path) -> Any:
         warnings.simplefilter("ignore")  # of pickle protocols: it reads them, or it raises
         with torch.serialization.safe_globals(stand_ins):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+
+
+def _require_old_form(path: Path) -> None:
+    """Refuse what is neither a zip nor the four pickles of old files, before torch tries to read it.
+
+    It would unpack a tar, and look for hours at a name of millions of characters.
+    """
+    with _readable(path), path.open("rb") as file:
+        for _ in range(_OLD_PICKLES):
+            names = get_globals_in_pkl(file)
+            if any(len(name) > _LONGEST for name in names):
+                raise ValueError("names something at great length")
 
 
 def _require_stored(path: Path) -> None:
