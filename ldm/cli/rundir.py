@@ -31,6 +31,8 @@ __all__ = [
     "taken_back_on_error",
 ]
 
+_LONGEST_NAME = 200  # bytes of a name, beside the time
+
 # the processes that Lightning starts for further devices inherit it, so that all have one directory
 _TIME = "LDM_RUN_TIME"
 
@@ -78,6 +80,9 @@ def new_run(logdir: str, name: str | None, bases: Sequence[str], postfix: str) -
     """
     label = name or (Path(bases[0]).stem if bases else "")
     ending = (f"_{label}" if label else "") + postfix
+    if "/" in ending or not ending.isprintable() or len(ending.encode()) > _LONGEST_NAME:
+        shown = ending[:40]
+        raise ConfigError(f"-n/--name and -f/--postfix: {shown!r}; expected a name of a directory")
     now = _unused(lambda now: (Path(logdir) / (now + ending)).exists())
     return RunDir(Path(logdir) / (now + ending), now)
 

@@ -50,7 +50,7 @@ def _read(path: Path) -> DictConfig:
         raise ConfigError(f"{path}: not a YAML file") from error
     except RecursionError as error:
         raise ConfigError(f"{path}: nested too deeply, or a part of itself") from error
-    except (ValueError, TypeError) as error:  # a number of thousands of digits, a date without end
+    except (ValueError, TypeError) as error:  # a number of thousands of digits, for instance
         raise ConfigError(f"{path}: not a configuration: {_first_line(error)}") from error
     except OmegaConfBaseException as error:  # an interpolation that is not one
         raise ConfigError(f"{path}: {error.full_key}: {_first_line(error)}") from error
