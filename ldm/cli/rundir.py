@@ -102,7 +102,11 @@ def checkpoint_of(path: str) -> Path:
     Raises ConfigError when there is no such path, or no checkpoint in it.
     """
     given = Path(path)
-    if not given.exists():
+    try:
+        is_there = given.exists()
+    except OSError as error:  # a name that is too long, for instance
+        raise ConfigError(f"{path[:_LONGEST_NAME]}: cannot be read: {error.strerror}") from error
+    if not is_there:
         near = nearest_path(given)
         hint = f"; did you mean {near}?" if near else ""
         raise ConfigError(f"{path}: there is no such run directory or checkpoint{hint}")

@@ -20,7 +20,10 @@ __all__ = ["build", "instantiate_from_config", "to_plain"]
 Built: TypeAlias = Any  # what a target makes: its caller knows which class it asked for
 
 # what a constructor raises that computes with values of another kind or range than it takes
-_OF_VALUES = (TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError, MemoryError)
+_OF_VALUES = (
+    *(TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError, MemoryError),
+    OSError,  # of a path that is no file's
+)
 _SHOWN = 50  # characters of a value
 
 # published: what a model's `cond_stage_config` says when no conditioner is to be built

@@ -54,6 +54,8 @@ def nearest_path(path: Path) -> Path | None:
     """The existing path most like a missing one, compared part by part."""
     found = Path(path.anchor)
     for part in path.parts[1 if path.anchor else 0 :]:
+        if len(part) > _LONGEST:  # no name of a file: the system would not even look for it
+            return None
         if (found / part).exists():
             found /= part
             continue

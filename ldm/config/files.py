@@ -13,6 +13,8 @@ from ldm.config.errors import ConfigError, nearest_path
 
 __all__ = ["load"]
 
+_SHOWN = 200  # characters of a path that is none
+
 
 def load(paths: Sequence[str | Path], overrides: Sequence[str] = ()) -> DictConfig:
     """One configuration from YAML files and overrides.
@@ -34,7 +36,11 @@ def load(paths: Sequence[str | Path], overrides: Sequence[str] = ()) -> DictConf
 
 
 def _read(path: Path) -> DictConfig:
-    if path.is_dir():
+    try:
+        is_directory = path.is_dir()
+    except (OSError, ValueError) as error:  # a name that is too long, for instance
+        raise ConfigError(f"{str(path)[:_SHOWN]}: cannot be read: {_first_line(error)}") from error
+    if is_directory:
         names = sorted(entry.name for entry in path.glob("*.yaml"))
         found = f"; it holds {', '.join(names[:8])}" if names else ""
         raise ConfigError(f"{path}: is a directory, expected a YAML file{found}")

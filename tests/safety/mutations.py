@@ -102,9 +102,12 @@ def _edited(draw: st.DrawFn, config: Config) -> Config:
         return config
     place = draw(st.sampled_from(there))
     parent, key = at(config, place[:-1]), place[-1]
-    how = draw(st.sampled_from(["replace", "number", "copy", "delete", "rename", "nest", "add"]))
+    kinds = ["replace", "number", "copy", "delete", "rename", "nest", "add"]
+    how = draw(st.sampled_from([*kinds, "like", "like", "like", "like"]))
     value = parent[key]
-    if how == "replace":
+    if how == "like":
+        parent[key] = draw(st.sampled_from(_like(value, config)))
+    elif how == "replace":
         parent[key] = copy.deepcopy(draw(VALUES))
     elif how == "number":
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -126,6 +129,22 @@ def _edited(draw: st.DrawFn, config: Config) -> Config:
     elif how == "add" and isinstance(value, dict | list):
         _add(value, draw(st.sampled_from(["x", "target", "ckpt_path", ""])), draw(VALUES))
     return config
+
+
+def _like(value: Any, config: Config) -> list[Any]:
+    """Other values of the same type, which no check of types refuses."""
+    if isinstance(value, bool):
+        return [not value]
+    if isinstance(value, int):
+        return [number for number in NUMBERS if isinstance(number, int)] + [value + 1, 2 * value]
+    if isinstance(value, float):
+        return [number for number in NUMBERS if isinstance(number, float)] + [-value, 10 * value]
+    if isinstance(value, str):
+        return [at(config, p) for p in places(config) if isinstance(at(config, p), str)] + TEXTS
+    if isinstance(value, list):
+        numbers = [[number] * max(1, len(value)) for number in NUMBERS]
+        return [[], value * 2, value[::-1], value[1:], [*value, 0], [*value, "a"], [value], *numbers]
+    return [{}, {key: None for key in value or {}}, dict(list((value or {"a": 1}).items())[1:])]
 
 
 def _add(value: Any, key: str, item: Any) -> None:
