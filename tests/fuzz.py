@@ -107,7 +107,9 @@ def _ended(argv: list[str], said: list[str]) -> Outcome:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             return Outcome(main(argv), said)
     except SystemExit as end:
-        return Outcome(end.code if isinstance(end.code, int) else 0 if end.code is None else 1, said)
+        return Outcome(
+            end.code if isinstance(end.code, int) else 0 if end.code is None else 1, said
+        )
     except KeyboardInterrupt:
         raise
     except BaseException as error:

@@ -137,7 +137,7 @@ def _unfit(error: Exception, path: str, target: str, params: Mapping[str, Any]) 
     given = ", ".join(f"{key}={str(value)[:_SHOWN]}" for key, value in params.items())
     return (
         f"{path}: {target} cannot be built of these parameters: {type(error).__name__} at {place}: "
-        f"{reason[:_SHOWN * 4]} (given {given[:_SHOWN * 8] or 'nothing'})"
+        f"{reason[: _SHOWN * 4]} (given {given[: _SHOWN * 8] or 'nothing'})"
     )
 
 

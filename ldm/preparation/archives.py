@@ -147,7 +147,9 @@ def _content_of_file(path: Path) -> bytes:
 def _require_sane(source: str, name: str, size: int) -> None:
     """Refuse what would not fit into memory: a few bytes of an archive may become any number."""
     if size > _LARGEST:
-        raise ConfigError(f"{source}: {name}: refused, of {size} bytes; expected {_LARGEST} at most")
+        raise ConfigError(
+            f"{source}: {name}: refused, of {size} bytes; expected {_LARGEST} at most"
+        )
 
 
 def _content_in_zip(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:

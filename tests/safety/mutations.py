@@ -23,7 +23,14 @@ TEXTS = [
     *("../../outside", "/etc/passwd", "/nowhere", ".", "~nobody/x", "x\0y", "a" * 5000, "CON"),
     *("${model}", "${model.params}", "${nope}", "${oc.env:HOME}", "${oc.env:NOT_SET}"),
     *("${oc.decode:'[1'}", "${oc.create:{a: 1}}", "${", "${.}", "${..}", "${eval:1}", "a${b"),
-    *("os.system", "builtins.eval", "subprocess.Popen", "torch.load", "torch.hub.load", "main.main"),
+    *(
+        "os.system",
+        "builtins.eval",
+        "subprocess.Popen",
+        "torch.load",
+        "torch.hub.load",
+        "main.main",
+    ),
     *("torch.nn.Identity", "ldm.nets.unet.UNetModel", "ldm.data.shapes.ShapesDataset"),
     *("ldm.models.diffusion.ddpm.LatentDiffusion", "ldm.models.autoencoder.AutoencoderKL"),
     *("ldm.conditioning.labels.ClassEmbedder", "ldm.log.os.system", "ldm.nets.unt.UNetModel"),
@@ -143,7 +150,16 @@ def _like(value: Any, config: Config) -> list[Any]:
         return [at(config, p) for p in places(config) if isinstance(at(config, p), str)] + TEXTS
     if isinstance(value, list):
         numbers = [[number] * max(1, len(value)) for number in NUMBERS]
-        return [[], value * 2, value[::-1], value[1:], [*value, 0], [*value, "a"], [value], *numbers]
+        return [
+            [],
+            value * 2,
+            value[::-1],
+            value[1:],
+            [*value, 0],
+            [*value, "a"],
+            [value],
+            *numbers,
+        ]
     return [{}, {key: None for key in value or {}}, dict(list((value or {"a": 1}).items())[1:])]
 
 

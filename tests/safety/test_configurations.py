@@ -63,7 +63,12 @@ def test_what_acts_is_refused_wherever_a_configuration_names_it(quiet, target):
         locate(target)
     with pytest.raises(ConfigError):
         instantiate_from_config(call)
-    for place in ("model", "model.params.cond_stage_config", "data.params.train", "lightning.logger"):
+    for place in (
+        "model",
+        "model.params.cond_stage_config",
+        "data.params.train",
+        "lightning.logger",
+    ):
         config = second_stage()
         *parents, last = place.split(".")
         parent = config
