@@ -40,7 +40,7 @@ if __name__ == "__main__":
 
 from ldm.cli.train import main  # noqa: E402
 from ldm.log import log  # noqa: E402
-from tests.safety.mutations import bases, texts, words  # noqa: E402
+from tests.safety.mutations import Config, bases, texts, words  # noqa: E402
 from tests.safety.watching import watched  # noqa: E402
 
 SECONDS = 20  # that a start may take; one that is right takes half of one
@@ -49,7 +49,8 @@ _MEMORY = 24 * 2**30  # bytes of addresses that the process may have
 
 # a place in the configuration, a flag, an override, or a file
 _PLACE = re.compile(
-    r"\b(model|data|lightning)\b|(^|[ '`(])--?\w|override|\.yaml|no configuration|\w+\.\w+|unknown key"
+    r"\b(model|data|lightning)\b|(^|[ '`(])--?\w|override|\.yaml|no configuration|\w+\.\w+|"
+    r"unknown key"
 )
 
 
@@ -216,13 +217,15 @@ def fuzz(
     number: int | None = None,
     until: float = math.inf,
     only: str | None = None,
+    configs: list[Config] | None = None,
 ) -> None:
     """Start the command with so many examples, and count in `tally` how it ended.
 
     number: seed; by default always the same examples are drawn.  until: time to stop at.
     only: make the example of this problem smaller; AssertionError where it was met.
+    configs: what is changed; by default a configuration of each kind.
     """
-    configs = bases()
+    configs = configs or bases()
     phases = [Phase.generate] if only is None else [Phase.generate, Phase.shrink]
 
     @settings(

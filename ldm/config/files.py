@@ -47,8 +47,15 @@ def _read(path: Path) -> DictConfig:
     if not path.exists():
         near = nearest_path(path)
         raise ConfigError(f"{path}: no such file" + (f"; did you mean {near}?" if near else ""))
+    config = _loaded(path)
+    if not isinstance(config, DictConfig):
+        raise ConfigError(f"{path}: expected a mapping such as 'model: ...', got a list")
+    return config
+
+
+def _loaded(path: Path) -> object:
     try:
-        config = OmegaConf.load(path)
+        return OmegaConf.load(path)
     except yaml.MarkedYAMLError as error:
         line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
         raise ConfigError(f"{path}: {line}not valid YAML: {error.problem}") from error
@@ -62,9 +69,6 @@ def _read(path: Path) -> DictConfig:
         raise ConfigError(f"{path}: {error.full_key}: {_first_line(error)}") from error
     except OSError as error:  # what OmegaConf says of a lone number, too
         raise ConfigError(f"{path}: {_first_line(error)}; expected a mapping") from error
-    if not isinstance(config, DictConfig):
-        raise ConfigError(f"{path}: expected a mapping such as 'model: ...', got a list")
-    return config
 
 
 def _merge(config: DictConfig, later: DictConfig, path: str | Path) -> None:

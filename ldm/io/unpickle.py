@@ -75,7 +75,7 @@ def unpickle(path: Path) -> Any:
 
 
 def _require_old_form(path: Path) -> None:
-    """Refuse what is neither a zip nor the four pickles of old files, before torch tries to read it.
+    """Refuse what is neither a zip nor the pickles of old files, before torch tries to read it.
 
     It would unpack a tar, and look for hours at a name of millions of characters.
     """

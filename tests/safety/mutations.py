@@ -1,4 +1,4 @@
-"""Configurations and command lines that are wrong in ways that a user, or a stranger, makes them."""
+"""Configurations and command lines that are wrong as a user, or a stranger, makes them."""
 
 import copy
 import math
@@ -104,38 +104,43 @@ def at(config: Config, place: Place) -> Any:
 @st.composite
 def _edited(draw: st.DrawFn, config: Config) -> Config:
     """The configuration after one change at one place."""
+    kinds = ["replace", "number", "copy", "delete", "rename", "nest", "add"]
+    how = draw(st.sampled_from([*kinds, "like", "like", "like", "like"]))
     there = list(places(config))
     if not there:
         return config
     place = draw(st.sampled_from(there))
     parent, key = at(config, place[:-1]), place[-1]
-    kinds = ["replace", "number", "copy", "delete", "rename", "nest", "add"]
-    how = draw(st.sampled_from([*kinds, "like", "like", "like", "like"]))
     value = parent[key]
-    if how == "like":
-        parent[key] = draw(st.sampled_from(_like(value, config)))
-    elif how == "replace":
-        parent[key] = copy.deepcopy(draw(VALUES))
-    elif how == "number":
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        near = [value * 2, value + 1, -value, value / 3, value * 1000] if is_number else NUMBERS
-        parent[key] = draw(st.sampled_from([*near, *NUMBERS]))
-    elif how == "copy":
-        parent[key] = copy.deepcopy(at(config, draw(st.sampled_from(there))))
-    elif how == "delete":
+    if how == "delete":
         del parent[key]
     elif how == "rename" and isinstance(parent, dict):
         names = [str(each[-1]) for each in there]
         named = draw(st.sampled_from([*names, f"{key}s", str(key)[1:], "a.b", "target", "params"]))
         parent[named] = parent.pop(key)
-    elif how == "nest":
+    elif how == "copy":
+        parent[key] = copy.deepcopy(at(config, draw(st.sampled_from(there))))
+    elif how == "add" and isinstance(value, dict | list):
+        _add(value, draw(st.sampled_from(["x", "target", "ckpt_path", ""])), draw(VALUES))
+    else:
+        parent[key] = copy.deepcopy(draw(_instead(how, key, value, config)))
+    return config
+
+
+def _instead(how: str, key: Any, value: Any, config: Config) -> st.SearchStrategy[Any]:
+    """What may stand in the place of a value."""
+    if how == "like":
+        return st.sampled_from(_like(value, config))
+    if how == "number":
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        near = [value * 2, value + 1, -value, value / 3, value * 1000] if is_number else NUMBERS
+        return st.sampled_from([*near, *NUMBERS])
+    if how == "nest":
         inside: list[Any] = [[value], {str(key): value}, {"params": value}]
         if isinstance(value, dict | list) and value:
             inside.append(next(iter(value.values() if isinstance(value, dict) else value)))
-        parent[key] = draw(st.sampled_from(inside))
-    elif how == "add" and isinstance(value, dict | list):
-        _add(value, draw(st.sampled_from(["x", "target", "ckpt_path", ""])), draw(VALUES))
-    return config
+        return st.sampled_from(inside)
+    return VALUES
 
 
 def _like(value: Any, config: Config) -> list[Any]:

@@ -1,4 +1,4 @@
-"""Files of strangers: what their names, sizes and contents say does nothing outside of its place."""
+"""Files of strangers: nothing they say is done, and nothing is written outside of its place."""
 
 import io
 import json
@@ -66,7 +66,7 @@ LEADING_OUT = [
 
 @pytest.fixture
 def alone(tmp_path):
-    """The directory outside of which nothing is written, and in which a payload would leave `ran`."""
+    """The directory outside of which nothing is written; a payload would leave `ran` in it."""
     with watched(tmp_path) as seen:
         yield tmp_path
     assert seen == []
@@ -149,8 +149,8 @@ def test_a_member_that_unpacks_to_more_than_memory_is_refused_unread(alone, monk
 
 def test_the_keys_of_a_database_are_no_paths(alone):
     write_lsun(alone / "db", {"../../x": picture(0)})
+    records = database_records(alone / "db" / "data.mdb")
     with pytest.raises(ConfigError, match="names a file"):
-        records = database_records(alone / "db" / "data.mdb")
         prepare(records, alone / "out", Plan("train", (alone / "db",), {}))
 
 
