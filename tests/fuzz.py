@@ -138,8 +138,9 @@ def _objection(outcome: Outcome, argv: Sequence[str], seen: list[str], place: Pa
 
 def _names_a_place(said: Sequence[str], argv: Sequence[str]) -> bool:
     # a word that names a file stands for itself
+    names = [part for word in argv for part in (word, word.partition("=")[2]) if part]
     return bool(said) and (
-        _PLACE.search(said[-1]) is not None or any(word and word in said[-1] for word in argv)
+        _PLACE.search(said[-1]) is not None or any(name in said[-1] for name in names)
     )
 
 
