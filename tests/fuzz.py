@@ -45,7 +45,7 @@ from tests.safety.watching import watched  # noqa: E402
 
 SECONDS = 20  # that a start may take; one that is right takes half of one
 _EXAMPLES = 200  # of each seed
-_MEMORY = 24 * 2**30  # bytes of addresses that the process may have
+_MEMORY = 6 * 2**30  # bytes of addresses that the process may have
 
 # a place in the configuration, a flag, an override, or a file
 _PLACE = re.compile(

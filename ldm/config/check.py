@@ -23,6 +23,9 @@ _SHOWN = 10
 _BLOCKS = ("model", "data", "lightning")
 _RATES = ("base_learning_rate", "learning_rate")
 _LIGHTNING = ("trainer", "logger", "modelcheckpoint", "callbacks")
+# parameters of networks that say how often a part is repeated, which takes time even without memory
+_DEPTHS = ("depth", "disc_num_layers", "n_layer", "n_layers", "num_res_blocks", "transformer_depth")
+_DEEPEST = 1000
 # published: arguments of the trainer that Lightning dropped and the command line translates
 _OLD_TRAINER_KEYS = ("gpus", "resume_from_checkpoint")
 
@@ -39,7 +42,12 @@ def check(config: object) -> None:
     plain = to_plain(config)
     if not isinstance(plain, Mapping):
         raise ConfigError(f"expected a mapping with {', '.join(_BLOCKS)}, got {plain!r}")
-    problems = [*_block_problems(plain), *_missing_values(plain, ""), *_target_problems(plain, "")]
+    problems = [
+        *_block_problems(plain),
+        *_missing_values(plain, ""),
+        *_depth_problems(plain, ""),
+        *_target_problems(plain, ""),
+    ]
     if len(problems) > _SHOWN:
         problems[_SHOWN:] = [f"... and {len(problems) - _SHOWN} more"]
     if problems:
@@ -98,6 +106,14 @@ def _missing_values(value: object, path: str) -> Iterator[str]:
         yield value_needed(path)
     for key, item in _items(value):
         yield from _missing_values(item, _join(path, key))
+
+
+def _depth_problems(value: object, path: str) -> Iterator[str]:
+    for key, item in _items(value):
+        numbers = item if isinstance(item, list) else [item]
+        if key in _DEPTHS and any(isinstance(each, int) and each > _DEEPEST for each in numbers):
+            yield f"{_join(path, key)}: expected at most {_DEEPEST}, got {item!r}"
+        yield from _depth_problems(item, _join(path, key))
 
 
 def _target_problems(value: object, path: str) -> Iterator[str]:

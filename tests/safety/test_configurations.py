@@ -183,3 +183,21 @@ def test_the_environment_is_read_only_where_a_configuration_asks_for_it(quiet, m
     config = to_plain(load([], ["x=${oc.env:LDM_CANARY}", "y=LDM_CANARY", "z=$LDM_CANARY"]))
     assert config == {"x": "told", "y": "LDM_CANARY", "z": "$LDM_CANARY"}
     assert dict(os.environ) == before
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "model.params.unet_config.params.num_res_blocks=1000000000",
+        "model.params.unet_config.params.num_res_blocks=[1000000000,1]",
+        "model.params.unet_config.params.transformer_depth=1000000000",
+        "model.params.timesteps=1000000000",
+        "data.params.train.params.size=1000000000",
+    ],
+)
+def test_numbers_that_would_take_hours_or_all_memory_are_refused(quiet, caplog_ldm, override):
+    words = [override, "--no-test", "-l", str(quiet / "logs")]
+    assert main(["-b", write(quiet / "c.yaml", second_stage()), *words]) == 2
+    name = override.partition("=")[0].rpartition(".")[2]
+    assert name in caplog_ldm.text
+    assert "expected" in caplog_ldm.text
