@@ -83,8 +83,9 @@ class LatentStatistics:
             plain["overall"] = Moments(**plain["overall"])
             plain["channels"] = tuple(Moments(**each) for each in plain["channels"])
             found = cls(**plain)
-        except (KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            is_usable = math.isfinite(found.overall.std) and found.overall.std > 0
+        except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise ValueError("holds no statistics of latents (scripts/latent_stats.py)") from error
-        if not (math.isfinite(found.overall.std) and found.overall.std > 0):
+        if not is_usable:
             raise ValueError(f"overall.std: {found.overall.std}; expected more than 0")
         return found

@@ -34,6 +34,7 @@ __all__ = [
 ]
 
 _MOMENT = r"\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d(?:-(\d+))?"  # of a run's start, and which one of it
+_LONGEST_NAME = 200  # bytes of a name, beside the time
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,11 @@ def _now() -> str:
 def _ending(name: str | None, bases: Sequence[str], postfix: str) -> str:
     """What comes after the time in a run directory's name."""
     label = name or (Path(bases[0]).stem if bases else "")
-    return (f"_{label}" if label else "") + postfix
+    ending = (f"_{label}" if label else "") + postfix
+    if "/" in ending or not ending.isprintable() or len(ending.encode()) > _LONGEST_NAME:
+        shown = ending[:40]
+        raise ConfigError(f"-n/--name and -f/--postfix: {shown!r}; expected a name of a directory")
+    return ending
 
 
 def new_run(logdir: str, name: str | None, bases: Sequence[str], postfix: str) -> RunDir:
@@ -129,7 +134,11 @@ def checkpoint_of(path: str) -> Path:
     Raises ConfigError when there is no such path, or no checkpoint in it.
     """
     given = Path(path)
-    if not given.exists():
+    try:
+        is_there = given.exists()
+    except OSError as error:  # a name that is too long, for instance
+        raise ConfigError(f"{path[:_LONGEST_NAME]}: cannot be read: {error.strerror}") from error
+    if not is_there:
         near = nearest_path(given)
         hint = f"; did you mean {near}?" if near else ""
         raise ConfigError(f"{path}: there is no such run directory or checkpoint{hint}")

@@ -23,8 +23,10 @@ def from_hub(loader: Any, name: str, what: str, *needs: Sequence[str]) -> Any:
         raise ConfigError(f"{what}: the directory {name!r} lacks a file: expected {known}")
     try:
         return loader.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+    except ImportError:
+        raise
+    except Exception as error:  # four libraries read a part each, and raise what they like
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
         if is_local:
             raise ConfigError(
                 f"{what}: the directory {name!r} lacks a file, or has one that cannot be read: "

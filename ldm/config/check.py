@@ -23,6 +23,9 @@ _SHOWN = 10
 _BLOCKS = ("model", "data", "lightning")
 _RATES = ("base_learning_rate", "learning_rate")
 _LIGHTNING = ("trainer", "logger", "modelcheckpoint", "callbacks")
+# parameters of networks that say how often a part is repeated, which takes time even without memory
+_DEPTHS = ("depth", "disc_num_layers", "n_layer", "n_layers", "num_res_blocks", "transformer_depth")
+_DEEPEST = 1000
 # published: arguments of the trainer that Lightning dropped and the command line translates
 _OLD_TRAINER_KEYS = ("gpus", "resume_from_checkpoint")
 
@@ -48,7 +51,11 @@ def check(config: object) -> None:
 
 def problems_of(config: Mapping[str, Any]) -> list[str]:
     """What is wrong in a plain configuration, a line each; values still to be given are not."""
-    return [*_block_problems(config), *_target_problems(config, "")]
+    return [
+        *_block_problems(config),
+        *_depth_problems(config, ""),
+        *_target_problems(config, ""),
+    ]
 
 
 def _block_problems(config: Mapping[str, Any]) -> Iterator[str]:
@@ -105,6 +112,14 @@ def _missing_values(value: object, path: str) -> Iterator[str]:
         yield from _missing_values(item, _join(path, key))
 
 
+def _depth_problems(value: object, path: str) -> Iterator[str]:
+    for key, item in _items(value):
+        numbers = item if isinstance(item, list) else [item]
+        if key in _DEPTHS and any(isinstance(each, int) and each > _DEEPEST for each in numbers):
+            yield f"{_join(path, key)}: expected at most {_DEEPEST}, got {item!r}"
+        yield from _depth_problems(item, _join(path, key))
+
+
 def _target_problems(value: object, path: str) -> Iterator[str]:
     """Problems of every mapping with a target inside a value, or with what only a target takes."""
     if not (isinstance(value, Mapping) and "target" in value):
@@ -150,7 +165,7 @@ def _parameter_problems(target: str, params: Mapping[str, Any], path: str) -> It
 def _component_problems(params: Mapping[str, Any], path: str) -> Iterator[str]:
     """Components of our own classes, by the end of their names, need a target."""
     for key, value in params.items():
-        is_component = key.endswith("_config") and isinstance(value, Mapping)
+        is_component = str(key).endswith("_config") and isinstance(value, Mapping)
         if is_component and "target" not in value and not _lacks_target(value, path):
             found = ", ".join(map(str, value)) or "nothing"
             yield f"{_join(path, key)}: expected a mapping with a target, got keys {found}"

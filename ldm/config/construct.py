@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import traceback
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, TypeAlias
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -11,11 +13,18 @@ from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseExce
 
 from ldm.config.errors import ConfigError, value_needed
 from ldm.config.signature import parameter_problems
-from ldm.config.targets import locate
+from ldm.config.targets import is_library, is_ours, locate
 
 __all__ = ["build", "instantiate_from_config", "to_plain"]
 
 Built: TypeAlias = Any  # what a target makes: its caller knows which class it asked for
+
+# what a constructor raises that computes with values of another kind or range than it takes
+_OF_VALUES = (
+    *(TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError, MemoryError),
+    OSError,  # of a path that is no file's
+)
+_SHOWN = 50  # characters of a value
 
 # published: what a model's `cond_stage_config` says when no conditioner is to be built
 _MARKERS = ("__is_first_stage__", "__is_unconditional__")
@@ -112,6 +121,24 @@ def _call(target: str, params: Mapping[str, Any], path: str, given: Mapping[str,
         return constructor(**params, **given)
     except ValueError as error:
         raise ConfigError(_placed(str(error), path or target, {**params, **given})) from error
+    except _OF_VALUES as error:
+        if not (is_ours(constructor) or is_library(constructor)):
+            raise  # the user's own code: where it failed is what its author wants to see
+        if type(error).__name__ == "OutOfMemoryError":  # of a device, which others answer
+            raise
+        raise ConfigError(_unfit(error, path or target, target, params)) from error
+
+
+def _unfit(error: Exception, path: str, target: str, params: Mapping[str, Any]) -> str:
+    """What is said of values that nothing had refused before a constructor failed on them."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}"
+    reason = next(iter(str(error).splitlines()), "")
+    given = ", ".join(f"{key}={str(value)[:_SHOWN]}" for key, value in params.items())
+    return (
+        f"{path}: {target} cannot be built of these parameters: {type(error).__name__} at {place}: "
+        f"{reason[: _SHOWN * 4]} (given {given[: _SHOWN * 8] or 'nothing'})"
+    )
 
 
 def _placed(message: str, path: str, params: Mapping[str, Any]) -> str:

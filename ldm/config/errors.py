@@ -12,6 +12,7 @@ __all__ = ["ConfigError", "did_you_mean", "nearest", "nearest_path", "value_need
 
 # entries of a directory: a folder of a million images is not compared name by name
 _LOOKED_AT = 1000
+_LONGEST = 200  # characters that are compared
 
 
 class ConfigError(ValueError):
@@ -32,7 +33,9 @@ def with_key(key: str) -> Iterator[None]:
 
 def nearest(name: str, names: Iterable[str]) -> str | None:
     """The name most like a misspelt one, or None when nothing is close."""
-    matches = difflib.get_close_matches(name, list(names), n=1, cutoff=0.6)
+    # YAML's keys may be numbers, and a long text is no misspelt name
+    known = [str(each) for each in names]
+    matches = difflib.get_close_matches(str(name)[:_LONGEST], known, n=1, cutoff=0.6)
     return matches[0] if matches else None
 
 
@@ -51,6 +54,8 @@ def nearest_path(path: Path) -> Path | None:
     """The existing path most like a missing one, compared part by part."""
     found = Path(path.anchor)
     for part in path.parts[1 if path.anchor else 0 :]:
+        if len(part) > _LONGEST:  # no name of a file: the system would not even look for it
+            return None
         if (found / part).exists():
             found /= part
             continue

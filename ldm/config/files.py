@@ -13,6 +13,8 @@ from ldm.config.errors import ConfigError, nearest_path
 
 __all__ = ["load"]
 
+_SHOWN = 200  # characters of a path that is none
+
 
 def load(paths: Sequence[str | Path], overrides: Sequence[str] = ()) -> DictConfig:
     """One configuration from YAML files and overrides.
@@ -34,27 +36,39 @@ def load(paths: Sequence[str | Path], overrides: Sequence[str] = ()) -> DictConf
 
 
 def _read(path: Path) -> DictConfig:
-    if path.is_dir():
+    try:
+        is_directory = path.is_dir()
+    except (OSError, ValueError) as error:  # a name that is too long, for instance
+        raise ConfigError(f"{str(path)[:_SHOWN]}: cannot be read: {_first_line(error)}") from error
+    if is_directory:
         names = sorted(entry.name for entry in path.glob("*.yaml"))
         found = f"; it holds {', '.join(names[:8])}" if names else ""
         raise ConfigError(f"{path}: is a directory, expected a YAML file{found}")
     if not path.exists():
         near = nearest_path(path)
         raise ConfigError(f"{path}: no such file" + (f"; did you mean {near}?" if near else ""))
+    config = _loaded(path)
+    if not isinstance(config, DictConfig):
+        raise ConfigError(f"{path}: expected a mapping such as 'model: ...', got a list")
+    return config
+
+
+def _loaded(path: Path) -> object:
     try:
-        config = OmegaConf.load(path)
+        return OmegaConf.load(path)
     except yaml.MarkedYAMLError as error:
         line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
         raise ConfigError(f"{path}: {line}not valid YAML: {error.problem}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not a YAML file") from error
+    except RecursionError as error:
+        raise ConfigError(f"{path}: nested too deeply, or a part of itself") from error
+    except (ValueError, TypeError) as error:  # a number of thousands of digits, for instance
+        raise ConfigError(f"{path}: not a configuration: {_first_line(error)}") from error
     except OmegaConfBaseException as error:  # an interpolation that is not one
         raise ConfigError(f"{path}: {error.full_key}: {_first_line(error)}") from error
     except OSError as error:  # what OmegaConf says of a lone number, too
         raise ConfigError(f"{path}: {_first_line(error)}; expected a mapping") from error
-    if not isinstance(config, DictConfig):
-        raise ConfigError(f"{path}: expected a mapping such as 'model: ...', got a list")
-    return config
 
 
 def _merge(config: DictConfig, later: DictConfig, path: str | Path) -> None:
@@ -80,7 +94,7 @@ def _clashes(earlier: object, later: object, key: str) -> Iterator[str]:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0]
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _apply(config: DictConfig, override: str) -> None:
@@ -91,9 +105,9 @@ def _apply(config: DictConfig, override: str) -> None:
         value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]), resolve=False)
         assert isinstance(value, dict)
         OmegaConf.update(config, key, value["value"], merge=True, force_add=True)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise ConfigError(f"override {override!r}: {text!r} is not valid YAML") from error
-    except (OmegaConfBaseException, ValueError) as error:
+    except (OmegaConfBaseException, ValueError, TypeError) as error:
         raise ConfigError(
             f"override {override!r}: cannot set {key}: {_first_line(error)}"
         ) from error

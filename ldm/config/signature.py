@@ -79,7 +79,9 @@ def parameter_problems(
     name = getattr(target, "__name__", str(target))
     at = f"{path}." if path else ""
     for key, value in params.items():
-        if key in signature.annotations:
+        if not isinstance(key, str):
+            yield f"{at}{key}: expected a name of a parameter of {name}(), got {key!r}"
+        elif key in signature.annotations:
             if stage != "call" and not _fits(signature, key, value):
                 yield f"{at}{key}: {_mismatch(signature.annotations[key], value)}"
         elif not signature.is_open:

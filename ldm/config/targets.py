@@ -13,7 +13,7 @@ import os
 import pkgutil
 import sys
 import sysconfig
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
@@ -24,23 +24,46 @@ from ldm.config.errors import ConfigError, did_you_mean
 
 __all__ = ["LIBRARIES", "is_library", "is_ours", "locate", "trust"]
 
-# parts of other libraries whose classes a configuration may name; their functions it may not,
-# since some of those run what they are given (torch.load, torch.hub.load)
-LIBRARIES = (
-    "torch.nn",
-    "torch.optim",
-    "torchvision.transforms",
-    "torchmetrics",
-    "pytorch_lightning.callbacks",
-    "pytorch_lightning.loggers",
-    "pytorch_lightning.profilers",
-    "pytorch_lightning.strategies",
-    "transformers",
-)
+_MODULE = "torch.nn.modules.module.Module"
+
+# parts of other libraries that a configuration may name, and of what kind: subclasses of these.
+# Functions it may not, since some of them run what they are given (torch.load, torch.hub.load),
+# nor other classes: there are such that start a server or read a pickle when they are built
+LIBRARIES = {
+    "torch.nn": (_MODULE,),
+    "torch.optim": (
+        "torch.optim.optimizer.Optimizer",
+        "torch.optim.lr_scheduler.LRScheduler",
+        _MODULE,
+    ),
+    "torchvision.transforms": ("builtins.object",),
+    "torchmetrics": (_MODULE,),
+    "pytorch_lightning.callbacks": ("pytorch_lightning.callbacks.callback.Callback",),
+    "pytorch_lightning.loggers": ("pytorch_lightning.loggers.logger.Logger",),
+    "pytorch_lightning.profilers": ("pytorch_lightning.profilers.profiler.Profiler",),
+    "pytorch_lightning.strategies": ("pytorch_lightning.strategies.strategy.Strategy",),
+    "transformers": (_MODULE,),
+}
 _LIBRARY_NAMES = tuple({name.partition(".")[0] for name in LIBRARIES})
 
-# parts of our own that act instead of being built: trusting a package, writing a file
-_NOT_TARGETS = ("ldm.config", "ldm.cli", "ldm.io", "ldm.log", "ldm.published")
+# parts of our own whose classes a configuration may name; the others act: they write files, start
+# processes, trust packages
+_OURS = (
+    "ldm.autoencoders",
+    "ldm.callbacks",
+    "ldm.conditioning",
+    "ldm.data",
+    "ldm.diffusion",
+    "ldm.guidance",
+    "ldm.losses",
+    "ldm.lr_scheduler",
+    "ldm.models",
+    "ldm.nets",
+    "ldm.samplers",
+)
+
+# files beside the package that do something when they are imported or called
+_SCRIPTS = ("main", "scripts", "setup")
 
 _trusted: set[str] = set()
 
@@ -134,21 +157,44 @@ def _require_buildable(found: object, target: str) -> None:
         raise ConfigError(f"{target}: is {kind}, expected a class or a function")
     home = getattr(found, "__module__", None) or "builtins"
     _require_trusted(home, target)
-    if _is_inside(home, _NOT_TARGETS):
+    if is_ours(found) and not _is_inside(home, _OURS):
         raise ConfigError(f"{target}: refused, {home} holds nothing that a configuration builds")
-    if _is_inside(home, _LIBRARY_NAMES) and not inspect.isclass(found):
+    if _is_inside(home, ("ldm", *_LIBRARY_NAMES)) and not inspect.isclass(found):
         raise ConfigError(f"{target}: refused, a configuration may name only classes of {home}")
+    kinds = [LIBRARIES[name] for name in LIBRARIES if _is_inside(home, [name])]
+    if kinds and not _is_inside(home, _trusted_by_user()):
+        _require_kind(found, kinds[0], target)
+
+
+def _require_kind(found: Any, kinds: Sequence[str], target: str) -> None:
+    """Refuse a library's class that is a subclass of none of these."""
+    above = {f"{base.__module__}.{base.__qualname__}" for base in found.__mro__}
+    if above.isdisjoint(kinds):
+        names = " or ".join(kind.rpartition(".")[2] for kind in kinds)
+        raise ConfigError(f"{target}: refused, of this library only a {names} may be named")
 
 
 def _is_local(module: str) -> bool:
     """Whether a module lives under the current directory, found without importing it."""
-    spec = _spec(module.partition(".")[0])
+    top, _, rest = module.partition(".")
+    spec = _spec(top)
     if spec is None:
         return False
     places = list(spec.submodule_search_locations or ())
     if spec.has_location and spec.origin:
         places.append(spec.origin)
-    return bool(places) and all(_is_users(Path(place).resolve()) for place in places)
+    parts = rest.split(".")
+    return bool(places) and all(
+        _is_users(Path(place).resolve()) and not _is_script(Path(place, *parts)) for place in places
+    )
+
+
+def _is_script(place: Path) -> bool:
+    """Whether this project's own scripts are there, which act."""
+    root = Path(__file__).resolve().parents[2]
+    place = place.resolve()
+    below = place.relative_to(root).parts if place.is_relative_to(root) else ()
+    return bool(below) and below[0].removesuffix(".py") in _SCRIPTS
 
 
 def _spec(top: str) -> ModuleSpec | None:

@@ -212,7 +212,7 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 def _json_object(line: str, path: Path, number: int) -> dict[str, Any]:
     try:
         row = json.loads(line)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}, line {number}: not JSON: {error}") from None
     if not isinstance(row, dict):
         raise ConfigError(f"{path}, line {number}: expected an object with file_name and text")

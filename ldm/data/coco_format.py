@@ -80,7 +80,7 @@ def json_of(path: Path) -> Any:
     """What a JSON file holds; ConfigError names a file that holds none."""
     try:
         return json.loads(utf8_text(path))
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: is no JSON: {error}") from error
 
 
@@ -125,7 +125,7 @@ def captions_of(path: Path, data: Any) -> list[CocoImage]:
     _require_lists(path, data, _CAPTION_LISTS)
     try:
         images = {
-            _of(row, "id", int): CocoImage(row["id"], _of(row, "file_name", str))
+            _of(row, "id", int): CocoImage(row["id"], _below(_of(row, "file_name", str)))
             for row in data["images"]
         }
     except ValueError as error:
@@ -191,7 +191,14 @@ def _sized_image(row: Any) -> CocoImage:
     width, height = (_of(row, key, int) for key in ("width", "height"))
     if width < 1 or height < 1:
         raise ValueError(f"image {row['id']}: {width} x {height} pixels; expected at least 1 x 1")
-    return CocoImage(row["id"], str(row.get("file_name", "")), width, height)
+    return CocoImage(row["id"], _below(str(row.get("file_name", ""))), width, height)
+
+
+def _below(name: str) -> str:
+    """A file's name; ValueError for one that leads out of the directory of images."""
+    if name.startswith("/") or ".." in name.split("/") or "\0" in name:
+        raise ValueError(f"file_name {name!r}; expected a name below the directory of images")
+    return name
 
 
 def _add_box(row: Any, images: Mapping[int, CocoImage], names: Mapping[int, str]) -> None:

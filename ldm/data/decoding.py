@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import struct
+import tokenize
 import zlib
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,7 @@ UNREADABLE = (
     IndexError,
     RuntimeError,  # of AVIF
     struct.error,
+    tokenize.TokenError,  # of the header of a .npy
     zlib.error,
     Image.DecompressionBombError,
     Image.DecompressionBombWarning,

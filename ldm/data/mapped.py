@@ -38,7 +38,7 @@ def mapped_arrays(path: str | Path) -> tuple[dict[str, NDArray[Any]], dict[str, 
         arrays = {name: _mapped(path, start, entry) for name, entry in header.items()}
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ConfigError(f"{path}: is no safetensors file, or is damaged: {error}") from error
     return arrays, metadata
 
@@ -47,6 +47,8 @@ def _mapped(path: Path, start: int, entry: Mapping[str, Any]) -> NDArray[Any]:
     """One array of a file whose data begin at byte `start`."""
     kind, shape = np.dtype(_TYPES[entry["dtype"]]), tuple(entry["shape"])
     first, last = entry["data_offsets"]
+    if first < 0 or min(shape, default=0) < 0 or type(first + last + sum(shape)) is not int:
+        raise ValueError(f"shape {shape} and bytes {first} to {last} are none")
     if last - first != math.prod(shape) * kind.itemsize:
         raise ValueError(f"shape {shape} does not fill bytes {first} to {last}")
     if start + last > path.stat().st_size:

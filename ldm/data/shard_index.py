@@ -110,7 +110,7 @@ def texts_of(content: bytes, *, is_json: bool) -> list[str]:
         return [line.strip() for line in decoded(content)[0].splitlines() if line.strip()]
     try:
         row = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return []
     texts = [row.get(key) for key in ("caption", "text")] if isinstance(row, dict) else []
     return [text.strip() for text in texts if isinstance(text, str) and text.strip()][:1]

@@ -16,6 +16,8 @@ from ldm.config import ConfigError, did_you_mean
 
 __all__ = ["Framing", "Interpolation", "Window", "crop", "resize", "side_lengths"]
 
+_LONGEST = 2**15  # pixels of a side: such an image has 3 GB
+
 Pixels = NDArray[Any]  # uint8 in 0..255, or float32 in [-1, 1]
 
 Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
@@ -99,6 +101,8 @@ def side_lengths(size: int | Sequence[int], name: str = "size") -> tuple[int, in
     sides = (size, size) if isinstance(size, int) else tuple(size)
     if len(sides) != 2 or min(sides) < 1:
         raise ConfigError(f"{name}: {size}; expected a number of pixels, or [height, width]")
+    if max(sides) > _LONGEST:
+        raise ConfigError(f"{name}: {size}; expected sides of at most {_LONGEST} pixels")
     return sides[0], sides[1]
 
 

@@ -28,6 +28,8 @@ __all__ = [
     "rescale_to_zero_snr",
 ]
 
+_MOST_TIMES = 1_000_000  # tables of that length have 8 MB each
+
 Array = NDArray[np.float64]
 
 
@@ -314,8 +316,8 @@ def rescale_to_zero_snr(betas: Array) -> Array:
 
 
 def _positive(timesteps: int) -> int:
-    if timesteps < 1:
-        raise ValueError(f"timesteps is {timesteps}, expected at least 1")
+    if not 1 <= timesteps <= _MOST_TIMES:
+        raise ValueError(f"timesteps is {timesteps}, expected 1 to {_MOST_TIMES}")
     return timesteps
 
 

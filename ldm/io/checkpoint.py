@@ -41,18 +41,27 @@ def load_state(path: str | Path) -> State:
     if path.suffix == ".safetensors":
         state = _read_safetensors(path)
     else:
-        state = with_first_stage(unpickle(path), path)
-    if isinstance(state, Mapping):
-        state = state.get("state_dict", state)
-    if not isinstance(state, Mapping):
+        state = _plain(with_first_stage(_plain(unpickle(path)), path))
+    if isinstance(state, dict):
+        state = _plain(state.get("state_dict", state))
+    if not isinstance(state, dict):
         raise ConfigError(
             f"{path}: holds {_named(state)}, expected weights; save the module's state_dict()"
         )
-    strange = [key for key, value in state.items() if not isinstance(value, Tensor)]
+    strange = [key for key, value in state.items() if not _is_weight(key, value)]
     if strange or not state:
         found = ", ".join(f"{key} ({_named(state[key])})" for key in strange[:_SHOWN])
         raise ConfigError(f"{path}: holds no weights, expected tensors, got {found or 'nothing'}")
-    return dict(state)
+    return state
+
+
+def _is_weight(key: object, value: object) -> bool:
+    return isinstance(key, str) and isinstance(value, Tensor)
+
+
+def _plain(value: Any) -> Any:
+    """A dictionary without what a file may have put in place of its methods."""
+    return dict(dict.items(value)) if isinstance(value, dict) else value
 
 
 def select(state: Mapping[str, Tensor], prefix: str, *, source: str = "the checkpoint") -> State:

@@ -65,10 +65,12 @@ def entries(directory: Path) -> dict[str, Entry]:
     path = directory / MANIFEST
     try:
         found = json.loads(path.read_text(encoding="utf-8"))["files"]
-        return {each["file"]: Entry(**each) for each in found}
+        rows = [Entry(**each) for each in found]
+        # a name, and no path: what lies elsewhere is no checkpoint of this directory
+        return {row.file: row for row in rows if Path(row.file).name == row.file and row.time > 0}
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         log.warning("%s cannot be read (%s); checkpoints are judged without it", path, error)
         return {}
 
@@ -176,10 +178,10 @@ def _unreadable(path: Path) -> str | None:
             return f"its part {bad} is damaged (CRC)" if bad else None
         if path.suffix == ".ckpt":
             unpickle(path)  # of an older format
-    except ConfigError:
-        return "it is no checkpoint, or is incomplete"
         if path.suffix == ".safetensors":
             safe_open(path, "pt")  # compares sizes
+    except ConfigError:
+        return "it is no checkpoint, or is incomplete"
     except (OSError, zipfile.BadZipFile, SafetensorError, EOFError, NotImplementedError) as error:
         return f"it cannot be read: {error}"
     return None

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch._weights_only_unpickler import get_globals_in_pkl
 
 from ldm.config import ConfigError
 
@@ -34,6 +35,11 @@ _HARMLESS = (
     "uuid",
 )
 
+_MOST_CLASSES = 1000  # that a file may name: each is looked for anew at every object that is made
+_OLD_PICKLES = 4  # magic number, version, machine, content
+_LONGEST = 500  # characters of a name
+_SHOWN = 10  # of them in a message
+
 # dictionaries of a class of their own, which a file fills item by item
 _DICTIONARIES = ("defaultdict", "AttributeDict")
 
@@ -48,17 +54,53 @@ def unpickle(path: Path) -> Any:
     function which would do damage.
     """
     is_zip = zipfile.is_zipfile(path)
-    with _readable(path):
-        names = torch.serialization.get_unsafe_globals_in_checkpoint(str(path)) if is_zip else []
+    names: list[str] = []
+    if is_zip:
+        _require_stored(path)
+        with _readable(path):
+            names = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
+    else:
+        _require_old_form(path)
     calls = sorted(name for name in names if not _is_harmless(name))
-    if calls:
+    if calls or len(names) > _MOST_CLASSES:
+        shown = [*calls, *names][:_SHOWN]
         raise ConfigError(
-            f"{path}: refused, reading it the usual way would call {', '.join(calls)}"
+            f"{path}: refused, reading it the usual way would call {', '.join(shown)}"
         )
-    stand_ins: list[Any] = [(_stand_in(name), name) for name in names]
-    with _readable(path), warnings.catch_warnings(), torch.serialization.safe_globals(stand_ins):
+    with _readable(path), warnings.catch_warnings():
+        stand_ins: list[Any] = [(_stand_in(name), name) for name in names]
         warnings.simplefilter("ignore")  # of pickle protocols: it reads them, or it raises
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+        with torch.serialization.safe_globals(stand_ins):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+
+
+def _require_old_form(path: Path) -> None:
+    """Refuse what is neither a zip nor the pickles of old files, before torch tries to read it.
+
+    It would unpack a tar, and look for hours at a name of millions of characters.
+    """
+    with _readable(path), path.open("rb") as file:
+        for _ in range(_OLD_PICKLES):
+            names = get_globals_in_pkl(file)
+            if any(len(name) > _LONGEST for name in names):
+                raise ValueError("names something at great length")
+
+
+def _require_stored(path: Path) -> None:
+    """Refuse a zip with members that are compressed, which `torch.save` never writes.
+
+    A few bytes could become any number of them in memory, and what is mapped is not unpacked.
+    """
+    with _readable(path), zipfile.ZipFile(path) as archive:
+        packed = [
+            info.filename
+            for info in archive.infolist()
+            if info.compress_type != zipfile.ZIP_STORED or info.file_size > info.compress_size
+        ]
+    if packed:
+        raise ConfigError(
+            f"{path}: refused, {packed[0]!r} in it is compressed, which torch.save does not do"
+        )
 
 
 @contextmanager

@@ -222,7 +222,15 @@ def _missing(path: Path) -> str:
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
     """Weights of the convolutions and the heads, from a file of VGG16 or of a complete LPIPS."""
-    state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a file that is not what it seems makes the reader raise anything
+        raise ValueError(
+            f"{path}: cannot be read as weights ({type(error).__name__}); expected torchvision's "
+            "VGG16 or an LPIPS state dict"
+        ) from error
+    if not isinstance(state, dict):
+        raise ValueError(f"{path}: holds a {type(state).__name__}; expected a state dict")
     if "features.0.weight" in state:
         convolutions = {
             ours: state[theirs] for ours, theirs in _torchvision_names().items() if theirs in state

@@ -314,7 +314,10 @@ def _codes(path: str | None) -> Tensor | None:
         return None
     if not Path(path).is_file():
         raise ConfigError(f"remap: there is no file {path}")
-    return torch.from_numpy(np.load(path))
+    try:
+        return torch.from_numpy(np.load(path, allow_pickle=False))
+    except (ValueError, TypeError, EOFError) as error:  # TypeError: of an archive of arrays
+        raise ConfigError(f"remap: {path} holds no array of numbers, as .npy: {error}") from error
 
 
 class VQModelInterface(VQModel):

@@ -20,6 +20,7 @@ __all__ = ["existing_source", "is_hidden", "is_listed", "members", "members_of_t
 
 _ZIP_ENDINGS = (".zip",)
 _TAR_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+_LARGEST = 2**31  # bytes of a file that is read whole
 # of damaged archives; RuntimeError of encrypted ones and unknown compressions
 _UNREADABLE = (
     zipfile.BadZipFile,
@@ -143,12 +144,22 @@ def _content_of_file(path: Path) -> bytes:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
 
 
+def _require_sane(source: str, name: str, size: int) -> None:
+    """Refuse what would not fit into memory: a few bytes of an archive may become any number."""
+    if size > _LARGEST:
+        raise ConfigError(
+            f"{source}: {name}: refused, of {size} bytes; expected {_LARGEST} at most"
+        )
+
+
 def _content_in_zip(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    _require_sane(str(archive.filename), info.filename, info.file_size)
     with _readable(Path(archive.filename or ""), info.filename):
         return archive.read(info)
 
 
 def _content_in_tar(archive: tarfile.TarFile, info: tarfile.TarInfo) -> bytes:
+    _require_sane(str(archive.name), info.name, info.size)
     with _readable(Path(str(archive.name)), info.name):
         file = archive.extractfile(info)
         content = b"" if file is None else file.read()

@@ -132,7 +132,7 @@ class _Writer:
         """Whether the file of a record has been written before."""
         try:
             size = os.stat(self._out / record.name).st_size
-        except (FileNotFoundError, NotADirectoryError):
+        except OSError:  # also of a name that is too long: writing it says so
             return False
         if record.size is not None and self._convert is None:
             return size == record.size

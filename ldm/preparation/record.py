@@ -28,7 +28,8 @@ class Record:
 def require_inside(name: str) -> None:
     """Raise ConfigError for a name that would leave the output directory, or be its own."""
     parts = name.split("/")
-    if not {"", ".", ".."}.isdisjoint(parts) or any(sign in name for sign in "\\\0"):
+    is_odd = "\\" in name or any(ord(sign) < ord(" ") for sign in name)
+    if is_odd or not {"", ".", ".."}.isdisjoint(parts):
         raise ConfigError(
             f"the source names a file {name!r}; expected a relative name that stays in the "
             "output directory"

@@ -153,6 +153,8 @@ class Job:
             before = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise ConfigError(f"{path}: is damaged ({error}); give another directory") from error
+        if not isinstance(before, dict):
+            raise ConfigError(f"{path}: is no record of a job; give another directory")
         for key, value in json.loads(json.dumps(told)).items():
             if before.get(key) != value:
                 raise ConfigError(

@@ -94,8 +94,31 @@ def read_record(path: str | Path) -> Record:
         raise ConfigError(f"--from-png {path}: cannot be read as a picture: {error}") from error
     if text is None:
         raise ConfigError(f"--from-png {path}: holds no record of how it was drawn")
-    found = json.loads(text)
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"--from-png {path}: its record is no JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise ConfigError(f"--from-png {path}: its record is {str(found)[:40]}; expected an object")
     missing = {field.name for field in fields(Record)} - found.keys()
     if missing:
         raise ConfigError(f"--from-png {path}: its record lacks {', '.join(sorted(missing))}")
-    return Record(**{field.name: found[field.name] for field in fields(Record)})
+    record = Record(**{field.name: found[field.name] for field in fields(Record)})
+    if problem := _problem(record):
+        raise ConfigError(f"--from-png {path}: its record is damaged: {problem}")
+    return record
+
+
+def _problem(record: Record) -> str | None:
+    """Which entry of a record is of another type than a script writes."""
+    kinds = {"str": str, "int": int, "dict": dict, "list": list}
+    for each in fields(Record):
+        value, kind = getattr(record, each.name), kinds[str(each.type).partition("[")[0]]
+        if type(value) is not kind:
+            return f"{each.name} is {str(value)[:40]!r}; expected of type {kind.__name__}"
+    seeds = [item.get("seed") if isinstance(item, dict) else None for item in record.items]
+    if not all(type(seed) is int for seed in seeds):
+        return "items: expected a seed of each"
+    if not 0 <= record.index < len(seeds):
+        return f"index is {record.index}; expected one of {len(seeds)} items"
+    return None if record.threads > 0 else f"threads is {record.threads}; expected 1 or more"
