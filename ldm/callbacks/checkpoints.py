@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from ldm.callbacks.divergence import Diverged, non_finite
 from ldm.callbacks.progress import accumulation
 from ldm.callbacks.signals import ENDING, Signals, Stopped
+from ldm.io import store
 from ldm.log import log
 from ldm.ranks import alone
 
@@ -35,18 +35,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         path: str | Path,
         storage_options: Any = None,
     ) -> None:
-        """Write, flush to the disk, rename."""
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f".{target.name}.partial")
-        try:
-            with partial.open("wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(target)
-        finally:
-            partial.unlink(missing_ok=True)  # half a file, if there still is one
+        """Write, verify, rename, note it in the manifest; `last.ckpt` names the newest."""
+        store.save(checkpoint, Path(path))
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        """Remove a checkpoint and its entry in the manifest."""
+        store.remove(Path(path))
 
     def load_checkpoint(
         self,

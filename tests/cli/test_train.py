@@ -43,7 +43,8 @@ def test_a_run_leaves_configurations_checkpoints_metrics_and_pictures(place, con
     assert run.path.name == f"{run.now}_mine_b"
     kinds = ("environment", "lightning", "project")
     assert sorted(p.name for p in run.configs.iterdir()) == [f"{run.now}-{k}.yaml" for k in kinds]
-    kept = ["epoch=000000-step=000000006.ckpt", "last.ckpt"]  # after validation, and at the end
+    kept = ["epoch=000000-step=000000006.ckpt", "last.ckpt", "manifest.json"]
+    kept += ["resume-000000006.ckpt", "resume-000000008.ckpt"]  # after validation, and at the end
     assert sorted(p.name for p in run.checkpoints.iterdir()) == kept
     assert list(run.path.glob("events.out.tfevents.*"))
     assert list((run.path / "images" / "train").glob("inputs_gs-000004_e-000000_b-000003.png"))
@@ -207,7 +208,7 @@ def test_a_default_callback_that_is_named_keeps_its_defaults(tmp_path, name):
 def test_the_published_history_of_weights_is_kept_on_demand(place):
     words = ["lightning.callbacks.metrics_over_trainsteps_checkpoint.params.every_n_train_steps=2"]
     run = started(first_stage(), "--max_steps", "4", *words)
-    kept = sorted((run.checkpoints / "trainstep_checkpoints").iterdir())
+    kept = sorted((run.checkpoints / "trainstep_checkpoints").glob("*.ckpt"))
     names = ["epoch=000000-step=000000002.ckpt", "epoch=000000-step=000000004.ckpt"]
     assert [path.name for path in kept] == names
     assert "optimizer_states" not in torch.load(kept[0], weights_only=True)

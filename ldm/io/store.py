@@ -1,0 +1,139 @@
+"""A directory of checkpoints: resume points, `last.ckpt` for the newest, and their manifest."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any, cast
+
+import torch
+from torch import Tensor
+
+from ldm.io import atomic
+from ldm.io.manifest import LAST, Entry, entries, record
+
+__all__ = ["remove", "resume_points", "save", "tensors"]
+
+_RESUME = re.compile(r"resume-\d{9,}(-\d+)?\.ckpt")
+# what file systems without hard links say
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
+
+
+def save(checkpoint: Mapping[str, Any], path: Path, *, keep: int = 2) -> None:
+    """Write a checkpoint; the one called `last.ckpt` becomes the newest resume point.
+
+    A resume point is a file of its own, `resume-<step>.ckpt`, and `last.ckpt` a second name (hard
+    link) for the newest; where the file system has no links, a copy. The name moves when the new
+    file has been verified, and older points are removed when it has moved.
+
+    keep: number of resume points, of different steps.
+
+    Raises OSError when it could not be written; the older ones stand.
+    """
+    directory = path.parent
+    directory.mkdir(parents=True, exist_ok=True)
+    atomic.remove_leftovers(directory)
+    is_last = path.name == LAST
+    target = _unused(directory, checkpoint.get("global_step", 0)) if is_last else path
+    record(directory, removed=[target.name])  # until it is written, and a new entry made
+    written = atomic.write_atomically(
+        target,
+        lambda sink: torch.save(checkpoint, cast("IO[bytes]", sink)),
+        expected=_size(checkpoint),
+    )
+    entry = Entry.of(target.name, written, checkpoint)
+    record(directory, entry, removed=[*_missing(directory), *([LAST] if is_last else [])])
+    atomic.reached("manifest")
+    if is_last:
+        _name_last(target)
+        atomic.reached("last")
+        for old in _surplus(directory, keep):
+            remove(old)
+        atomic.reached("pruned")
+
+
+def remove(path: Path) -> None:
+    """Remove a checkpoint and its entry; it may be gone already."""
+    record(path.parent, removed=[path.name])
+    path.unlink(missing_ok=True)
+
+
+def resume_points(directory: Path) -> list[Path]:
+    """The resume points of a directory, the newest first."""
+    found = entries(directory)
+    points = [path for path in directory.glob("resume-*.ckpt") if _RESUME.fullmatch(path.name)]
+
+    def age(path: Path) -> float:
+        return found[path.name].time if path.name in found else path.stat().st_mtime
+
+    return sorted(points, key=age, reverse=True)
+
+
+def tensors(value: Any) -> Iterator[Tensor]:
+    """All tensors in nested dictionaries, lists and tuples."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for each in value.values():
+            yield from tensors(each)
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from tensors(each)
+
+
+def _size(checkpoint: Mapping[str, Any]) -> int:
+    """Bytes of all storages."""
+    storages = (tensor.untyped_storage() for tensor in tensors(checkpoint))
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+
+
+def _unused(directory: Path, step: int) -> Path:
+    names = [f"resume-{step:09}.ckpt", *(f"resume-{step:09}-{n}.ckpt" for n in range(2, 1000))]
+    return next(path for path in map(directory.joinpath, names) if not path.exists())
+
+
+def _missing(directory: Path) -> list[str]:
+    return [name for name in entries(directory) if not (directory / name).exists()]
+
+
+def _name_last(target: Path) -> None:
+    """Give a file the name `last.ckpt`, too, which always leads to a whole file."""
+    last = target.with_name(LAST)
+    link = target.with_name(f".{LAST}.partial")
+    link.unlink(missing_ok=True)
+    try:
+        os.link(target, link)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        atomic.write_atomically(last, lambda sink: _copy(target, sink), is_announced=False)
+        return
+    try:
+        link.replace(last)
+    finally:
+        with suppress(OSError):
+            link.unlink()
+    atomic.sync_directory(target.parent)
+
+
+def _copy(source: Path, sink: atomic.Sink) -> None:
+    with source.open("rb") as file:
+        while part := file.read(1 << 22):
+            sink.write(part)
+
+
+def _surplus(directory: Path, keep: int) -> list[Path]:
+    """Resume points beyond the newest one of each of the newest steps."""
+    steps: list[str] = []
+    surplus = []
+    for path in resume_points(directory):
+        step = path.stem.split("-")[1]
+        if step in steps or len(steps) == keep:
+            surplus.append(path)
+        else:
+            steps.append(step)
+    return surplus

@@ -1,0 +1,107 @@
+import errno
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from ldm.io import atomic, store
+from ldm.io.manifest import damage, newest_valid
+
+POINTS = (
+    "begin",
+    "middle",
+    "written",
+    "synced",
+    "verified",
+    "renamed",
+    "manifest",
+    "last",
+    "pruned",
+)
+
+
+def checkpoint(step: int) -> dict:
+    generator = torch.Generator().manual_seed(step)
+    weights = {f"p{n}": torch.randn(50, generator=generator) for n in range(4)}
+    return {"global_step": step, "epoch": 0, "state_dict": weights, "optimizer_states": []}
+
+
+def saved(directory, *steps, keep=2):
+    for step in steps:
+        store.save(checkpoint(step), directory / "last.ckpt", keep=keep)
+    return directory / "last.ckpt"
+
+
+def step_of(path):
+    return torch.load(path, weights_only=True)["global_step"]
+
+
+class Killed(BaseException): ...
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_at_every_point_of_a_save_there_is_a_valid_newest_checkpoint(tmp_path, monkeypatch, point):
+    last = saved(tmp_path, 1, 2)
+
+    def kill(at):
+        if at == point:
+            raise Killed
+
+    with monkeypatch.context() as killer:
+        killer.setattr(atomic, "reached", kill)
+        with pytest.raises(Killed):
+            saved(tmp_path, 3)
+    is_named = POINTS.index(point) >= POINTS.index("renamed")
+    assert step_of(newest_valid(tmp_path)) == (3 if is_named else 2)
+    assert step_of(last) in (2, 3)
+    assert damage(last) is None
+    saved(tmp_path, 4)
+    assert step_of(newest_valid(tmp_path)) == step_of(last) == 4
+    assert len(list(tmp_path.glob("resume-*"))) == 2
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from ldm.io import atomic
+from tests.io.test_store import saved
+here = Path()
+saved(here, 1, 2)
+atomic.reached = lambda point: point == sys.argv[1] and os.kill(os.getpid(), 9)
+saved(here, 3)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("point", "newest"), [("middle", 2), ("renamed", 3)])
+def test_a_process_killed_during_a_save_leaves_the_newest_and_half_a_file_that_the_next_removes(
+    tmp_path, point, newest
+):
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    words = [sys.executable, "-c", KILLED, point]
+    ended = subprocess.run(words, cwd=tmp_path, env=environment, check=False)
+    assert ended.returncode == -9
+    assert step_of(newest_valid(tmp_path)) == newest
+    assert bool(list(tmp_path.glob(".*"))) == (point == "middle")
+    saved(tmp_path, 4)
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("fault", [OSError(errno.ENOSPC, "No space left"), KeyboardInterrupt()])
+def test_a_write_that_fails_half_way_leaves_the_checkpoint_before_and_no_half(
+    tmp_path, monkeypatch, fault
+):
+    last = saved(tmp_path, 1)
+    before = sorted(os.listdir(tmp_path))
+
+    def fail(point):
+        if point == "middle":
+            raise fault
+
+    monkeypatch.setattr(atomic, "reached", fail)
+    with pytest.raises(type(fault)):
+        saved(tmp_path, 2)
+    assert step_of(last) == 1
+    assert sorted(os.listdir(tmp_path)) == before
