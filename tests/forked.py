@@ -157,7 +157,14 @@ def carry_out(order: Order) -> NoReturn:
         getattr(import_module(module), function)(*arguments)
     from ldm.cli.train import main
 
-    sys.exit(main(order.argv))
+    code = main(order.argv)
+    if "WORLD_SIZE" in os.environ:
+        # past the interpreter's end, at which gloo now and then aborts a process that has done its
+        # work
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _serve() -> Order:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
@@ -14,6 +15,7 @@ from typing import Any
 
 import torch
 
+from ldm.io.manifest import newest_valid
 from tests.cli.runs import first_stage, second_stage, write
 from tests.forked import ENVIRONMENT, ROOT, Child, ForkServer, Order, fresh, group
 from tests.models.first_stages import EVERY_RULE
@@ -32,6 +34,7 @@ POINTS = (
     "pruned",
 )
 LIMIT = 300  # s that a start may take, many times what it does
+_NUMBERED = re.compile(r"(resume-\d{9})-\d+")
 WORKERS_END = 30  # s; a loader's process looks every 5 s whether the training still is
 
 
@@ -226,7 +229,7 @@ class Life:
             start.resumed_at = noted[0]["step"]
             if start.resumed_at != expected:
                 start.problems.append(f"resumed at {start.resumed_at}, the newest is {expected}")
-        if self._has_workers and not _gone(child.pid):
+        if self._has_workers and not gone(child.pid):
             start.problems.append(f"orphans: {group(child.pid)}")
         return start
 
@@ -248,14 +251,18 @@ class Life:
         return child.wait(LIMIT)
 
     def _newest(self, run: Path, start: Start) -> int:
-        """The latest step of the run's checkpoints, each of which must be whole."""
+        """The step of the checkpoint to go on from; all must be whole, and none later than it."""
         steps = []
         for path in run.glob("checkpoints/*.ckpt"):
             try:
                 steps.append(read(path)["global_step"])
             except (OSError, RuntimeError, EOFError) as error:
                 start.problems.append(f"damaged: {path}: {error}")
-        return max(steps)
+        newest = newest_valid(run / "checkpoints")
+        step: int = read(newest)["global_step"] if newest else 0
+        if step != max(steps):
+            start.problems.append(f"the newest checkpoint is at {step}, another at {max(steps)}")
+        return step
 
     def _noted(self) -> list[dict[str, Any]]:
         lines = self.notes.read_text().splitlines() if self.notes.exists() else []
@@ -268,7 +275,7 @@ def cpu_seconds(pid: int) -> float:
     return sum(map(int, rest.split()[11:13])) / os.sysconf("SC_CLK_TCK")
 
 
-def _gone(pid: int) -> bool:
+def gone(pid: int) -> bool:
     end = time.monotonic() + WORKERS_END
     while group(pid):
         if time.monotonic() > end:
@@ -284,18 +291,22 @@ def same_run(run: Path, whole: Path) -> list[str]:
     they logged in each step.
     """
     found = []
-    one, other = (sorted(path.name for path in each.glob("checkpoints/*")) for each in (run, whole))
-    if one != other:
-        found.append(f"files: {one}, not {other}")
-    if left := [str(path) for path in run.rglob("*") if "partial" in path.name]:
-        found.append(f"left behind: {left}")
-    for name in {*one} & {*other}:
+    one, other = (_files(each / "checkpoints") for each in (run, whole))
+    if [name for name, _ in one] != [name for name, _ in other]:
+        found.append(f"files: {[str(path.name) for _, path in one]}")
+    for (name, path), (_, expected) in zip(one, other, strict=False):
         if name.endswith(".ckpt"):
-            pair = [_compared(read(each / "checkpoints" / name)) for each in (run, whole)]
+            pair = [_compared(read(each)) for each in (path, expected)]
             found += [f"{name}: {what}" for what in differences(*pair)]
     got, want = losses(run), losses(whole)
     found += [f"logged at step {where}" for where in differences(got, want)]
     return found
+
+
+def _files(directory: Path) -> list[tuple[str, Path]]:
+    """Files by name; a point that was saved anew beside an older one of its step has a number."""
+    names = [(_NUMBERED.sub(r"\1", path.name), path) for path in directory.iterdir()]
+    return sorted(names)
 
 
 def _compared(checkpoint: dict[str, Any]) -> dict[str, Any]:
