@@ -6,7 +6,8 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from ldm.callbacks.checkpoints import AtomicCheckpointIO, LastCheckpoint
+from ldm.callbacks.checkpoint_io import AtomicCheckpointIO
+from ldm.callbacks.checkpoints import LastCheckpoint
 from ldm.callbacks.monitor import MonitorCheck
 from ldm.callbacks.signals import signals_restored
 from ldm.config import ConfigError
