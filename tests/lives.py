@@ -34,6 +34,8 @@ POINTS = (
     "pruned",
 )
 LIMIT = 300  # s that a start may take, many times what it does
+# counts and paths of Lightning's, and notes for people
+_OF_ITS_OWN = ("loops", "callbacks", "config", "environment")
 _NUMBERED = re.compile(r"(resume-\d{9})-\d+")
 WORKERS_END = 30  # s; a loader's process looks every 5 s whether the training still is
 
@@ -292,22 +294,28 @@ def same_run(run: Path, whole: Path) -> list[str]:
     """
     found = []
     one, other = (_files(each / "checkpoints") for each in (run, whole))
-    if [name for name, _ in one] != [name for name, _ in other]:
-        found.append(f"files: {[str(path.name) for _, path in one]}")
-    for (name, path), (_, expected) in zip(one, other, strict=False):
+    # a run that died after its last step has nothing left to train, and removes no surplus
+    points = {name for name in one if name.startswith("resume-")}
+    if one.keys() - points != other.keys() - points or not other.keys() <= one.keys():
+        found.append(f"files: {sorted(one)}, not {sorted(other)}")
+    for name in [name for name in one if name in other and not name.startswith("resume-")]:
         if name.endswith(".ckpt"):
-            pair = [_compared(read(each)) for each in (path, expected)]
-            found += [f"{name}: {what}" for what in differences(*pair)]
+            pair = [_compared(read(each[name])) for each in (one, other)]
+            found += _first(f"{name}: {what}" for what in differences(*pair))
     got, want = losses(run), losses(whole)
-    found += [f"logged at step {where}" for where in differences(got, want)]
-    return found
+    return found + _first(f"logged at step {where}" for where in differences(got, want))
 
 
-def _files(directory: Path) -> list[tuple[str, Path]]:
-    """Files by name; a point that was saved anew beside an older one of its step has a number."""
-    names = [(_NUMBERED.sub(r"\1", path.name), path) for path in directory.iterdir()]
-    return sorted(names)
+def _first(found: Iterator[str], shown: int = 3) -> list[str]:
+    """Those that are shown; where one tensor differs, all do."""
+    every = list(found)
+    return [*every[:shown], f"and {len(every) - shown} more"] if len(every) > shown else every
+
+
+def _files(directory: Path) -> dict[str, Path]:
+    """Files by name; a resume point may have a number, if its step was saved before a kill, too."""
+    return {_NUMBERED.sub(r"\1", path.name): path for path in directory.iterdir()}
 
 
 def _compared(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    return {name: part for name, part in checkpoint.items() if name not in ("loops", "callbacks")}
+    return {name: part for name, part in checkpoint.items() if name not in _OF_ITS_OWN}

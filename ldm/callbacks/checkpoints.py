@@ -12,6 +12,7 @@ from torch import nn
 
 from ldm.callbacks.checkpoint_io import AtomicCheckpointIO
 from ldm.callbacks.divergence import Diverged, non_finite
+from ldm.callbacks.pending import validation_follows
 from ldm.callbacks.progress import accumulation
 from ldm.callbacks.signals import ENDING, Signals, Stopped
 from ldm.io.first_stage import FirstStageFile
@@ -95,8 +96,11 @@ class LastCheckpoint(Checkpoint):
         if (batch_idx + 1) % accumulation(trainer) and not trainer.is_last_batch:
             return
         step = trainer.global_step
-        # the end is saved here, where a longer run would pass by, and not after it
+        # the end is saved here, where a longer run would pass by, and not after it; but before its
+        # validation it is none yet, as a run that has reached it is not gone on from
         is_end = trainer.should_stop or step == trainer.max_steps
+        if is_end and validation_follows(trainer):
+            return
         if is_end or step // self.every_n_steps != self._saved_at // self.every_n_steps:
             self._save(trainer)
         self._answer_signals(trainer, step)
