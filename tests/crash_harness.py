@@ -106,7 +106,9 @@ def harness(args: argparse.Namespace, directory: Path) -> Tally:
     pace: dict[str, Pace] = {}
     with ForkServer() as server:
         for stage in stages:
-            whole = Life(server, configuration(stage, pictures=args.pictures), directory / stage / "whole")
+            whole = Life(
+                server, configuration(stage, pictures=args.pictures), directory / stage / "whole"
+            )
             (start,) = whole.live()
             if start.problems:
                 raise SystemExit(f"the unbroken {stage} stage: {start.problems}")

@@ -98,7 +98,7 @@ class Training:
         directory.mkdir(parents=True)
         config = configuration(stage, samples)
         self.config = write(directory / "config.yaml", config)
-        self.starts = 0
+        self.starts = self.kills = 0
 
     @property
     def run(self) -> Path | None:
@@ -124,6 +124,7 @@ class Training:
         codes = [child.wait(LIMIT) for child in children]
         assert all(gone(child.pid) for child in children), "loaders are left"
         if killed_after is not None and -9 in codes:
+            self.kills += 1
             return True
         assert codes == [0] * len(codes), f"exit codes {codes}, see {self.directory}/said"
         return False
@@ -177,7 +178,9 @@ class Training:
                     _add(found, row)
         for step, batches in seen.items():
             last = max(start for start, _ in batches)
-            found.ids[step] = sorted(each for start, ids in batches if start == last for each in ids)
+            found.ids[step] = sorted(
+                each for start, ids in batches if start == last for each in ids
+            )
         means = {key: sum(each.values()) / len(each) for key, each in losses.items()}
         found.losses = means | self._logged()
         return found
@@ -226,11 +229,15 @@ def compared(one: Record, other: Record) -> tuple[list[str], float, str]:
     """
     found = [*one.problems, *other.problems]
     if one.ids != other.ids:
-        steps = [step for step in {**one.ids, **other.ids} if one.ids.get(step) != other.ids.get(step)]
+        steps = [
+            step for step in {**one.ids, **other.ids} if one.ids.get(step) != other.ids.get(step)
+        ]
         found.append(f"samples of steps {steps}")
     if keys := one.draws.keys() ^ other.draws.keys():
         found.append(f"drawn in one only: {sorted(keys)[:3]} and {len(keys)} in all")
-    unlike = [key for key in one.draws.keys() & other.draws.keys() if one.draws[key] != other.draws[key]]
+    unlike = [
+        key for key in one.draws.keys() & other.draws.keys() if one.draws[key] != other.draws[key]
+    ]
     found += [f"drawn differently: {key}" for key in sorted(unlike)[:3]]
     if keys := one.losses.keys() ^ other.losses.keys():
         found.append(f"logged in one only: {sorted(keys)[:3]} and {len(keys)} in all")
