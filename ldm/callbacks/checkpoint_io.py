@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 
+from ldm.config import ConfigError
 from ldm.io import store
 from ldm.io.first_stage import FirstStageFile, with_first_stage
-from ldm.io.manifest import LAST
+from ldm.io.manifest import LAST, damage
 from ldm.io.snapshot import is_on_device, on_host
 from ldm.log import log
 
@@ -87,8 +88,17 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         map_location: Any = "cpu",
         weights_only: bool | None = True,
     ) -> dict[str, Any]:
-        """Read a checkpoint, its first stage with it; ConfigError where that is missing."""
+        """Read a checkpoint, its first stage with it.
+
+        Raises ConfigError when it is not what its manifest entry says, or its first stage is
+        missing.
+        """
         self.wait()
+        if reason := damage(path):
+            raise ConfigError(
+                f"{path}: damaged, {reason}; expected the file as it was written: take an earlier "
+                "one, or save what you have changed under another name"
+            )
         read = torch.load(path, map_location=map_location, weights_only=True)
         return with_first_stage(read, Path(path))  # type: ignore[no-any-return]
 

@@ -22,7 +22,9 @@ from ldm.io.manifest import Entry, record
 __all__ = ["NOTE", "PREFIX", "FirstStageFile", "with_first_stage"]
 
 PREFIX = "first_stage_model."
-NOTE = "first_stage"  # a checkpoint's entry: {"file": its name, "sha256": of its bytes}
+NOTE = "first_stage_file"  # a checkpoint's entry: {"file": its name, "sha256": of its bytes}
+
+_NOTED = ("file", "sha256")
 
 
 class FirstStageFile:
@@ -91,9 +93,11 @@ def with_first_stage(checkpoint: Any, path: Path) -> Any:
 
     Raises ConfigError when the file is missing or damaged.
     """
-    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get(NOTE), dict):
+    if not isinstance(checkpoint, dict) or NOTE not in checkpoint:
         return checkpoint
     note = checkpoint[NOTE]
+    if not isinstance(note, dict) or not all(isinstance(note.get(key), str) for key in _NOTED):
+        raise ConfigError(f"{path}: {NOTE} is {note!r}, expected the file and its sha256")
     found = first_stage_path(path, note["file"])
     if found is None:
         raise ConfigError(

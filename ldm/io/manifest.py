@@ -53,7 +53,7 @@ class Entry:
             checkpoint.get("global_step"),
             checkpoint.get("epoch"),
             is_whole="optimizer_states" in checkpoint,
-            needs=checkpoint.get("first_stage", {}).get("file"),
+            needs=checkpoint.get("first_stage_file", {}).get("file"),
         )
 
 

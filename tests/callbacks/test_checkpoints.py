@@ -27,6 +27,16 @@ def test_a_checkpoint_is_read_back_as_it_was_written(tmp_path):
     ]
 
 
+def test_a_damaged_checkpoint_is_not_gone_on_from(tmp_path):
+    path = tmp_path / "last.ckpt"
+    AtomicCheckpointIO().save_checkpoint({"global_step": 3, "x": torch.arange(400)}, path)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"last\.ckpt: damaged, its bytes are not those"):
+        AtomicCheckpointIO().load_checkpoint(path)
+
+
 class Attack:
     def __reduce__(self):
         return os.mkdir, ("attacked",)

@@ -108,7 +108,7 @@ def test_a_first_stage_that_is_gone_or_damaged_is_written_again(run, fault):
 def test_a_name_that_leads_elsewhere_is_not_followed(run, tmp_path):
     path = run / "last.ckpt"
     held = torch.load(path, weights_only=True)
-    held["first_stage"]["file"] = f"../../{(tmp_path / 'secret.safetensors').name}"
+    held["first_stage_file"]["file"] = f"../../{(tmp_path / 'secret.safetensors').name}"
     shutil.copy(stage_of(run), tmp_path / "secret.safetensors")
     torch.save(held, path)
     with pytest.raises(ConfigError, match="not beside"):
