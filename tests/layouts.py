@@ -53,14 +53,20 @@ def configuration(stage: str, samples: int) -> dict[str, Any]:
     config = {"first": first_stage, "second": second_stage}[stage]()
     model, data = config["model"], config["data"]["params"]
     params = model["params"]
-    model["learning_rate"] = 2e-5
+    model["learning_rate"] = 2e-4
     params["optimizer_config"] = _ADAM
     params["use_ema"] = True
     if stage == "first":
-        params["ddconfig"] |= {"dropout": 0.0, "ch": 64}
+        params["ddconfig"] |= {"dropout": 0.0, "ch": 64, "ch_mult": [1, 1]}
         params["lossconfig"]["params"] |= {"disc_start": 1, "lecam_weight": 0.1, "r1_weight": 1.0}
     else:
-        params["unet_config"]["params"] |= {"dropout": 0.0, "model_channels": 64}
+        unet = {
+            "dropout": 0.0,
+            "model_channels": 64,
+            "channel_mult": [1],
+            "attention_resolutions": [1],
+        }
+        params["unet_config"]["params"] |= unet
         params["first_stage_config"]["params"]["ddconfig"] |= {"dropout": 0.0}
         params["cond_stage_config"]["params"]["drop_rate"] = 0.3
     data["train"]["params"]["length"] = 2 * samples + _LEFT_OVER

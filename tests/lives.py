@@ -20,7 +20,7 @@ from tests.cli.runs import first_stage, second_stage, write
 from tests.forked import ENVIRONMENT, ROOT, Child, ForkServer, Order, fresh, group
 from tests.models.first_stages import EVERY_RULE
 
-STEPS = 6  # optimizer steps, 3 to an epoch
+STEPS = 6  # optimizer steps, 2 to an epoch: a save is followed by a validation
 SAVED_EVERY = 2
 POINTS = (
     "begin",
@@ -61,7 +61,7 @@ def configuration(stage: str, *, workers: int = 0, pictures: bool = False) -> di
     if stage == "first":
         params["lossconfig"]["params"] |= EVERY_RULE
     config["data"]["params"] |= {"batch_size": 2, "num_workers": workers}
-    config["data"]["params"]["train"]["params"]["length"] = 12
+    config["data"]["params"]["train"]["params"]["length"] = 9
     lightning = config["lightning"]
     lightning["trainer"] |= {"accumulate_grad_batches": 2, "max_steps": STEPS}
     lightning["modelcheckpoint"] = {"params": {"every_n_train_steps": SAVED_EVERY, "save_top_k": 1}}

@@ -1,6 +1,7 @@
 """Writes down what a child trains on: samples, times, noise and losses, by step and sample.
 
-It wraps the package's own functions in the child that calls `record`; the package has no part in it.
+It wraps the package's own functions in the child that calls `record`; the package knows nothing of
+it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from ldm.diffusion.objective import Objective
 
 
 def record(path: str) -> None:
-    """From here on, a line of JSON for every batch: its step, samples, and what was drawn for them."""
+    """From here on, a line of JSON for every draw: its step, the samples, and what was drawn."""
     file = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115  # to the end of the child
 
     def note(what: str, step: int, ids: Iterable[Any], values: list[Any]) -> None:

@@ -52,7 +52,7 @@ def test_a_training_that_is_killed_ends_as_one_that_is_not(number, whole, server
 
 
 def test_one_bit_of_a_moment_is_a_difference(whole):
-    stage, life = whole
+    _, life = whole
     checkpoint = read(life.run / "checkpoints" / "last.ckpt")
     other = read(life.run / "checkpoints" / "last.ckpt")
     moment = other["optimizer_states"][0]["state"][0]["exp_avg_sq"]

@@ -12,7 +12,7 @@ from torch import nn
 
 from ldm.callbacks.checkpoint_io import AtomicCheckpointIO
 from ldm.callbacks.divergence import Diverged, non_finite
-from ldm.callbacks.pending import validation_follows
+from ldm.callbacks.pending import common_batches, validation_follows
 from ldm.callbacks.progress import accumulation
 from ldm.callbacks.signals import ENDING, Signals, Stopped
 from ldm.io.first_stage import FirstStageFile
@@ -65,6 +65,7 @@ class LastCheckpoint(Checkpoint):
         self._signals = Signals(agree_every)
         self._saved_at = -1
         self._is_training = False
+        self._common_batches = 0
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Listen to the signals, before the processes that read data are started."""
@@ -105,6 +106,11 @@ class LastCheckpoint(Checkpoint):
             self._save(trainer)
         self._answer_signals(trainer, step)
 
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Learn how many batches all processes have: only in these can they agree."""
+        if self._is_training:
+            self._common_batches = common_batches(trainer)
+
     def on_validation_batch_end(
         self,
         trainer: pl.Trainer,
@@ -115,7 +121,7 @@ class LastCheckpoint(Checkpoint):
         dataloader_idx: int = 0,
     ) -> None:
         """A signal need not wait for the end of validation."""
-        if self._is_training:
+        if self._is_training and batch_idx < self._common_batches:
             self._answer_signals(trainer, batch_idx + 1)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

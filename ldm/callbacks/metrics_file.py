@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+from lightning_fabric.loggers.logger import rank_zero_experiment
+from lightning_utilities.core.rank_zero import rank_zero_only
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from pytorch_lightning.loggers.csv_logs import ExperimentWriter
-from pytorch_lightning.loggers.logger import rank_zero_experiment
-from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from ldm.io.atomic import write_atomically
 
@@ -44,15 +44,15 @@ class MetricsFile(CSVLogger):
 
     @property
     @rank_zero_experiment
-    def experiment(self) -> ExperimentWriter:
+    def experiment(self) -> Any:
         """What writes the rows."""
         if self._experiment is None:
             Path(self.root_dir).mkdir(parents=True, exist_ok=True)
             self._experiment = _Rows(log_dir=self.log_dir)
-        return self._experiment  # type: ignore[no-any-return]
+        return self._experiment
 
     @rank_zero_only
-    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:  # type: ignore[override]
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Add a row, unless it is the last one."""
         row = (step, dict(metrics))
         if row != self._last:
@@ -72,7 +72,7 @@ class LoggedBeforeSaved(pl.Callback):
     ) -> None:
         """Log the step to the file now, and bring to the disk what TensorBoard's has."""
         loggers = trainer.loggers
-        progress = trainer.fit_loop.epoch_loop.batch_progress.current
+        progress: Any = trainer.fit_loop.epoch_loop.batch_progress.current
         if trainer.training and progress.processed != progress.completed:
             trainer.loggers = [each for each in loggers if isinstance(each, MetricsFile)]
             try:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 
-__all__ = ["PendingValidation", "validation_follows"]
+__all__ = ["PendingValidation", "common_batches", "validation_follows"]
+
+_MANY = 2**62
 
 
 class PendingValidation(pl.Callback):
@@ -52,11 +55,21 @@ def validation_follows(trainer: pl.Trainer) -> bool:
     """Whether the batch that has just been trained on is the last one before a validation."""
     if not trainer.training:
         return False
-    progress = trainer.fit_loop.epoch_loop.batch_progress.current
+    progress: Any = trainer.fit_loop.epoch_loop.batch_progress.current
     if progress.processed == progress.completed:  # between batches, or at the end of an epoch
         return False
     fetcher = trainer.fit_loop._data_fetcher
     return fetcher is not None and trainer.fit_loop.epoch_loop._should_check_val_fx(fetcher)
+
+
+def common_batches(trainer: pl.Trainer) -> int:
+    """Batches of a validation that every process has; the last ones may be without another.
+
+    Every process calls this, and waits for the others.
+    """
+    count = min(trainer.num_val_batches[0], _MANY)  # infinity where a set has no length
+    own = torch.tensor(int(count), device=trainer.strategy.root_device)
+    return int(trainer.strategy.reduce(own, reduce_op="min"))
 
 
 def _both(progress: dict[str, Any]) -> tuple[dict[str, int], dict[str, int]]:
