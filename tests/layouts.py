@@ -210,7 +210,12 @@ _OF_ALL = ("total_loss", "rec_loss", "kl_loss", "disc_loss", "g_loss", "d_weight
 
 
 def _is_mean(name: str) -> bool:
-    """A first stage averages over processes and batches; what the others log is of one batch."""
+    """A first stage averages over processes and batches; what the others log is of one batch.
+
+    The spread of latents is that within a batch, in validation, too.
+    """
+    if "/latent_" in name:
+        return False
     return name in {f"train/{each}" for each in _OF_ALL} or name.startswith("val")
 
 

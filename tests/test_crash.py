@@ -12,14 +12,8 @@ from tests.lives import Death, Life, configuration, differences, read, same_run
 pytestmark = pytest.mark.slow
 
 DEATHS = {
-    "first": [
-        [Death("middle", 2), Death("last", 2)],
-        [Death(moment=0.6), Death("renamed", 2)],
-    ],
-    "second": [
-        [Death("renamed", 3), Death("written", 2)],
-        [Death(moment=0.8), Death("manifest", 2)],
-    ],
+    "first": [Death(moment=0.5), Death("middle", 2), Death("last", 1)],
+    "second": [Death("renamed", 3), Death(moment=0.3), Death("manifest", 1)],
 }
 
 
@@ -39,14 +33,12 @@ def whole(request, server, tmp_path_factory):
     return request.param, life
 
 
-@pytest.mark.parametrize("number", [0, 1])
-def test_a_training_that_is_killed_ends_as_one_that_is_not(number, whole, server, tmp_path):
+def test_a_training_that_is_killed_ends_as_one_that_is_not(whole, server, tmp_path):
     stage, unbroken = whole
-    deaths = DEATHS[stage][number]
-    config = configuration(stage, workers=number if stage == "second" else 0)
+    config = configuration(stage, workers=int(stage == "second"))
     life = Life(server, config, tmp_path / "life", unbroken.measured())
-    starts = life.live(deaths)
-    assert [start.has_died for start in starts] == [True] * len(deaths) + [False]
+    starts = life.live(DEATHS[stage])
+    assert [start.has_died for start in starts] == [True, True, True, False]
     assert not [problem for start in starts for problem in start.problems]
     assert not same_run(life.run, unbroken.run)
 

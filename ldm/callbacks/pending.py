@@ -31,8 +31,10 @@ class PendingValidation(pl.Callback):
         self._is_under_way = not trainer.sanity_checking
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """It is done: what is saved from here on has it."""
+        """It is done: what is saved from here on has it, and is named by the step of training."""
         self._is_under_way = False
+        # a first stage logs the step of a row, which is one less, and a resumed run has not yet
+        trainer.callback_metrics.pop("step", None)
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
