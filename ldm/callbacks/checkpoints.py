@@ -11,6 +11,7 @@ from torch import nn
 
 from ldm.callbacks.checkpoint_io import AtomicCheckpointIO
 from ldm.callbacks.divergence import Diverged, non_finite
+from ldm.callbacks.pending import common_batches, validation_follows
 from ldm.callbacks.progress import accumulation
 from ldm.callbacks.signals import Signals, Stopped
 from ldm.callbacks.stopping import is_end
@@ -67,6 +68,7 @@ class LastCheckpoint(Checkpoint):
         self._signals = Signals(agree_every, deadline)
         self._saved_at = -1
         self._is_training = False
+        self._common_batches = 0
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Listen to the signals, before the processes that read data are started."""
@@ -93,11 +95,19 @@ class LastCheckpoint(Checkpoint):
         if (batch_idx + 1) % accumulation(trainer) and not trainer.is_last_batch:
             return
         step = trainer.global_step
-        # the end is saved here, where a longer run would pass by, and not after it
+        # the end is saved here, where a longer run would pass by, and not after it; but before its
+        # validation it is none yet, as a run that has reached it is not gone on from
         is_end = trainer.should_stop or step == trainer.max_steps
+        if is_end and validation_follows(trainer):
+            return
         if is_end or step // self.every_n_steps != self._saved_at // self.every_n_steps:
             self._save(trainer)
         self._answer_signals(trainer, step)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Learn how many batches all processes have: only in these can they agree."""
+        if self._is_training:
+            self._common_batches = common_batches(trainer)
 
     def on_validation_batch_end(
         self,
@@ -109,7 +119,7 @@ class LastCheckpoint(Checkpoint):
         dataloader_idx: int = 0,
     ) -> None:
         """A signal need not wait for the end of validation."""
-        if self._is_training:
+        if self._is_training and batch_idx < self._common_batches:
             self._answer_signals(trainer, batch_idx + 1)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

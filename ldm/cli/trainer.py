@@ -12,7 +12,7 @@ import pytorch_lightning as pl
 import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import Callback
-from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
+from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from pytorch_lightning.strategies import DDPStrategy
 from torch.utils.tensorboard import SummaryWriter
 
@@ -23,8 +23,10 @@ from ldm.callbacks.clock import deadline, to_seconds
 from ldm.callbacks.guard import Guard
 from ldm.callbacks.health import HealthChecks
 from ldm.callbacks.images import ImageLogger
+from ldm.callbacks.metrics_file import LoggedBeforeSaved, MetricsFile
 from ldm.callbacks.monitor import MonitorCheck
 from ldm.callbacks.out_of_memory import RoomToSave
+from ldm.callbacks.pending import PendingValidation
 from ldm.callbacks.progress import TrainingProgress
 from ldm.callbacks.rate import GivenRate
 from ldm.callbacks.run import RunRecord, SeededSteps
@@ -210,6 +212,7 @@ def build_trainer(
     limit = arguments.pop("max_time", None)
     end = None if plain else deadline(None if limit is None else to_seconds(limit))
     callbacks: list[Callback] = [RoomToSave(), SeededSteps(record.seed), GivenRate()]
+    callbacks += [PendingValidation(), LoggedBeforeSaved()]
     callbacks += _callbacks(lightning.get("callbacks") or {}, run, plain=plain)
     if not plain:
         callbacks.insert(0, record)
@@ -241,7 +244,7 @@ def _loggers(block: Any, run: RunDir) -> list[Logger]:
         "target": block.get("target", "pytorch_lightning.loggers.TensorBoardLogger"),
         "params": defaults | (block.get("params") or {}),
     }
-    written = CSVLogger(save_dir=str(run.path), name="metrics", version=run.now)
+    written = MetricsFile(save_dir=str(run.path), name="metrics", version=run.now)
     return [instantiate_from_config(config, path="lightning.logger"), written]
 
 
@@ -279,6 +282,8 @@ def _checkpoints(block: Any, run: RunDir, monitor: str | None, end: float | None
         "save_last": False,
         # else it also looks for the metric after an epoch that ended before validation
         "save_on_train_epoch_end": False,
+        # what a run that was killed had saved already is saved in its place, not beside it
+        "enable_version_counter": False,
     }
     target = (block or {}).get("target", "pytorch_lightning.callbacks.ModelCheckpoint")
     rest = {name: value for name, value in params.items() if name not in RESUME_PARAMS}

@@ -174,7 +174,7 @@ class DataModuleFromConfig(pl.LightningDataModule):
             batches = self._resume["samples"] // (self.batch_size * self._rank()[1])
             sampler.set_epoch(self._resume["epoch"])
             sampler.set_start(batches)
-            self._tell_lightning(self._resume["epoch"], batches)
+            self._tell_lightning(self._resume["epoch"], batches, len(loader))
             self._resume = {}
         return loader
 
@@ -214,18 +214,22 @@ class DataModuleFromConfig(pl.LightningDataModule):
         """Takes up the place of `state_dict`; the number of processes may have changed."""
         self._resume = dict(state_dict)
 
-    def _tell_lightning(self, epoch: int, batches: int) -> None:
+    def _tell_lightning(self, epoch: int, batches: int, in_epoch: int) -> None:
         """Count the batches of the epoch that is taken up as this run does.
 
         Lightning's own count is in batches of the run that saved, and has those of an optimizer
-        step that was not complete; it would end the epoch early and shift the accumulation.
+        step that was not complete; it would end the epoch early or late and shift the accumulation.
+
+        in_epoch: batches of an epoch.
         """
         if self.trainer is None:
             return
         loop = self.trainer.fit_loop
-        if epoch != loop.epoch_progress.current.ready - 1:
-            return  # the epoch before was done; ending it is left to Lightning
         progress: Any = loop.epoch_loop.batch_progress.current
+        if epoch != loop.epoch_progress.current.ready - 1:
+            if not progress.processed:
+                return
+            batches = in_epoch  # the epoch before was done; ending it is left to Lightning
         # 1 where the checkpoint was saved at the end of a batch, which Lightning then completes
         to_complete = progress.processed - progress.completed
         progress.ready = progress.started = progress.processed = batches
