@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ldm.config import ConfigError, nearest_path
-from ldm.log import log
+from ldm.log import log, rank
 
 __all__ = [
     "RunDir",

@@ -186,6 +186,7 @@ class _Clock(pl.Callback):
         self.plan = [v for i in range(rounds + 2) for v in _rotated(variants, i)]
         self.rounds, self.block, self.path = rounds, block, path
         self.variant, self.in_block, self.saving = ALL, 0, 0.0
+        self.since = self.since_wall = 0.0
         self.left: dict[str, Any] = {}
         for name, callbacks in self.parts.items():
             for callback in callbacks:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ldm.cli.report.tracing import Trace
-from ldm.data.module import RAGGED, collate
+from ldm.data.loader import RAGGED, collate
 
 __all__ = ["entries_made_up", "shaped_batch"]
 

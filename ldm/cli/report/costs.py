@@ -177,7 +177,7 @@ def _step_events(
                 with plan.autocast():
                     loss = _loss(model, sample, plan, trace)
                 backward = backward or len(trace.events)
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
                 del loss
     events, trace.events = trace.events, []
     for parameter in learned(model):
