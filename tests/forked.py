@@ -119,6 +119,10 @@ class ForkServer:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End it."""
         self._process.kill()
         self._process.communicate()
 
