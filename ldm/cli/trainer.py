@@ -21,6 +21,7 @@ from ldm.callbacks.checkpoint_io import AtomicCheckpointIO
 from ldm.callbacks.checkpoints import LastCheckpoint
 from ldm.callbacks.images import ImageLogger
 from ldm.callbacks.monitor import MonitorCheck
+from ldm.callbacks.out_of_memory import RoomToSave
 from ldm.callbacks.progress import TrainingProgress
 from ldm.callbacks.rate import GivenRate
 from ldm.callbacks.run import RunRecord, SeededSteps
@@ -196,7 +197,7 @@ def build_trainer(
         **options,
     }
     plain = is_trial(options)
-    callbacks: list[Callback] = [SeededSteps(record.seed), GivenRate()]
+    callbacks: list[Callback] = [RoomToSave(), SeededSteps(record.seed), GivenRate()]
     callbacks += _callbacks(lightning.get("callbacks") or {}, run, plain=plain)
     if not plain:
         callbacks.insert(0, record)
