@@ -69,4 +69,4 @@ def in_parts(function: Callable[[Tensor], Tensor], x: Tensor, size: int | None) 
     """
     import torch
 
-    return torch.cat([function(part).cpu() for part in x.split(size or len(x))])  # type: ignore[no-untyped-call]
+    return torch.cat([function(part).cpu() for part in torch.split(x, size or len(x))])

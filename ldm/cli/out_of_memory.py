@@ -258,7 +258,7 @@ def drawing_remedies(job: Job) -> list[Remedy]:
 
 def _drawing_memory(job: Job, size: int, decoded: int, precision: str) -> int:
     """Bytes that drawing so many images at once takes beside weights."""
-    model, items = job.model, [job.items[0]] * size
+    model, items = job.model, list(job.items[:1]) * size
     given = job.task.given(model, job.args, items)
     options: Any = {**job.options, **given.options, "steps": 1, "decode_batch": decoded}
     options["guide"] = job._guide(given)

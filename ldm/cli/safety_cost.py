@@ -188,6 +188,7 @@ class _Clock(pl.Callback):
         self.variant, self.in_block, self.saving = ALL, 0, 0.0
         self.since = self.since_wall = 0.0
         self.left: dict[str, Any] = {}
+        self.since = self.since_wall = 0.0
         for name, callbacks in self.parts.items():
             for callback in callbacks:
                 self._time_hooks(name, callback)

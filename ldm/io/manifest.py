@@ -65,9 +65,7 @@ def entries(directory: Path) -> dict[str, Entry]:
     path = directory / MANIFEST
     try:
         found = json.loads(path.read_text(encoding="utf-8"))["files"]
-        rows = [Entry(**each) for each in found]
-        # a name, and no path: what lies elsewhere is no checkpoint of this directory
-        return {row.file: row for row in rows if Path(row.file).name == row.file and row.time > 0}
+        return {entry.file: entry for entry in (_entry(each) for each in found)}
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
@@ -144,6 +142,17 @@ def newest_valid(directory: Path) -> Path | None:
     return None
 
 
+def _entry(found: dict[str, Any]) -> Entry:
+    """An entry as it was read; ValueError or TypeError when it is none."""
+    entry = Entry(**found)
+    names = [entry.file] if entry.needs is None else [entry.file, entry.needs]
+    if any(name in ("", "..") or Path(name).name != name for name in names):
+        raise ValueError(f"{names} are no names of files")
+    if not isinstance(entry.size, int) or not isinstance(entry.time, int | float):
+        raise TypeError("size and time are numbers")
+    return entry
+
+
 def _damage_of_needed(path: Path, file: str | None) -> str | None:
     if file is None:
         return None
@@ -178,10 +187,10 @@ def _unreadable(path: Path) -> str | None:
             return f"its part {bad} is damaged (CRC)" if bad else None
         if path.suffix == ".ckpt":
             unpickle(path)  # of an older format
-        if path.suffix == ".safetensors":
-            safe_open(path, "pt")  # compares sizes
     except ConfigError:
         return "it is no checkpoint, or is incomplete"
+        if path.suffix == ".safetensors":
+            safe_open(path, "pt")  # compares sizes
     except (OSError, zipfile.BadZipFile, SafetensorError, EOFError, NotImplementedError) as error:
         return f"it cannot be read: {error}"
     return None
