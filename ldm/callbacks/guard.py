@@ -193,7 +193,7 @@ class Guard(pl.Callback):
         worth keeping over older ones.
         """
         self._read(trainer, trainer.lightning_module, leave=0)
-        if self.in_a_row > 1:
+        if self.in_a_row > 1 + _allowance(trainer):
             self._end(trainer)
 
     # what happened
@@ -231,7 +231,7 @@ class Guard(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, step: Step, loss: float
     ) -> None:
         self.in_a_row += 1
-        if self._is_scaling(trainer, loss):
+        if math.isfinite(loss) and self.in_a_row <= _allowance(trainer):
             return
         self.total_held += 1
         path = None
@@ -248,16 +248,10 @@ class Guard(pl.Callback):
                 self.total_held,
             )
 
-    def _is_scaling(self, trainer: pl.Trainer, loss: float) -> bool:
-        """Whether a gradient scaler may just be looking for its scale."""
-        is_scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
-        return is_scaled and math.isfinite(loss) and self.in_a_row <= _SCALE_STEPS
-
     # what is done about it
 
     def _answer(self, trainer: pl.Trainer) -> None:
-        is_scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
-        if self.in_a_row >= self.max_skips + (_SCALE_STEPS if is_scaled else 0):
+        if self.in_a_row >= self.max_skips + _allowance(trainer):
             self._end(trainer)
         if self._found:
             self._answer_spike(trainer, self._found.pop())
@@ -331,6 +325,11 @@ class Guard(pl.Callback):
     def _lasting(self) -> dict[str, Any]:
         names = ("total_held", "num_dumps", "num_rewinds", "rate_factor", "skipped")
         return {name: getattr(self, name) for name in names}
+
+
+def _allowance(trainer: pl.Trainer) -> int:
+    """Steps in a row that a gradient scaler may hold back while it looks for its scale."""
+    return 0 if getattr(trainer.precision_plugin, "scaler", None) is None else _SCALE_STEPS
 
 
 def _check_least(**given: tuple[float, float]) -> None:
