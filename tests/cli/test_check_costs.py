@@ -109,6 +109,8 @@ def test_gradients_of_the_step_before_are_dropped_where_the_trainer_drops_them()
     events = [(1, 100), (2, 10), (1, -1)]
     assert played(events, [20], 1, Live()) == 100 + 10 + 20
     assert played(events, [20], 0, Live()) == 100 + 10 + 20
+    # of a second micro-batch each gradient is there for a moment, beside the first one's
+    assert played(events, [20], 1, Live(), accumulates=True) == 100 + 2 * 10 + 20
     late = [(1, 100), (2, 10), (3, 5), (3, -1), (1, -1)]
     assert played(late, [20], 2, Live()) == 100 + 10 + 10 + 20
 
