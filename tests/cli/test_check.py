@@ -220,7 +220,14 @@ def test_the_command_says_everything_as_json_too(tmp_path, capsys, monkeypatch):
     assert list(tmp_path.iterdir()) == [Path(path)], "a check writes nothing"
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=name_of)
+FULL = ("latent-diffusion", "autoencoder")
+SHIPPED = [
+    pytest.param(path, id=name_of(path), marks=[pytest.mark.slow] * (path.parent.name in FULL))
+    for path in CONFIGS
+]
+
+
+@pytest.mark.parametrize("path", SHIPPED)
 def test_a_shipped_configuration_has_no_fault_but_what_is_to_be_given(path, monkeypatch):
     monkeypatch.chdir(ROOT)
     report = checked("-b", str(path))

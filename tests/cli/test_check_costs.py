@@ -159,8 +159,8 @@ def test_the_estimate_is_near_what_is_measured_and_nothing_is_written(tmp_path):
     config["lightning"]["callbacks"] = {"image_logger": None}
     path = write(tmp_path / "config.yaml", config)
     words = ["--check", "--profile", "1", "--format", "json", "--gpus", "cpu"]
-    code, said = run_main(["-b", path, *words, "--precision", "32-true"], tmp_path)
-    told = json.loads(said[said.index("{") :])["sections"]
+    code, said = run_main(["-b", path, *words, "--precision", "32-true"], tmp_path, timeout=600)
+    told = json.loads(said[said.index("{\n") :])["sections"]
     assert code == 0
     estimate = told["costs, estimated"]["training, at most"]
     assert 0.7 < estimate / told["measured"]["training, at most"] < 1.4
