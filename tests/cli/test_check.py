@@ -69,14 +69,14 @@ ERRORS = [
     (second_stage, f"{FIRST}.ckpt_path", "nowhere.ckpt", "no such checkpoint"),
     (second_stage, f"{FIRST}.ddconfig.in_channels", 1, "have 3 channels"),
     (second_stage, "data.params.train.params.size", 17, "17"),
-    (second_stage, "data.params.train.params.split", "trian", "'train'"),
+    (second_stage, "data.params.train.params.split", "trainn", "'train'"),
     (second_stage, "data.params.batch_size", 0, "expected 1 or more"),
     (second_stage, "data.params.train.target", "ldm.data.shapes.Shapes", "did you mean"),
     (second_stage, "model.params.monitor", "val/los", "did you mean 'val/loss'"),
     (second_stage, "model.learning_rate", -1.0, "above 0"),
     (second_stage, "model.params.first_stage_key", "picture", "'picture' is no entry"),
     (second_stage, "model.params.conditioning_key", "crosattn", "'crossattn'"),
-    (second_stage, "model.params.beta_schedule", "linaer", "'linear'"),
+    (second_stage, "model.params.beta_schedule", "linearr", "'linear'"),
     (second_stage, "lightning.trainer.accumulate_grad_batches", 0, "1 or more"),
     (second_stage, "lightning.trainer.precision", "fp17", "fp17"),
     (second_stage, "lightning.trainer.max_stps", 5, "did you mean 'max_steps'"),
@@ -173,7 +173,7 @@ def test_what_yaml_cannot_be_read_from_is_named_by_its_line(text, line, said, tm
 def test_several_faults_are_named_at_once_and_each_by_what_set_it_last(tmp_path):
     base = write(tmp_path / "base.yaml", changed(second_stage(), f"{UNET}.context_dim", 24))
     overlay = write(
-        tmp_path / "overlay.yaml", {"data": {"params": {"train": {"params": {"split": "trian"}}}}}
+        tmp_path / "overlay.yaml", {"data": {"params": {"train": {"params": {"split": "trainn"}}}}}
     )
     word = "model.params.first_stage_key=picture"
     report = checked("-b", base, overlay, word, "--max_steps", "0")
@@ -220,7 +220,14 @@ def test_the_command_says_everything_as_json_too(tmp_path, capsys, monkeypatch):
     assert list(tmp_path.iterdir()) == [Path(path)], "a check writes nothing"
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=name_of)
+FULL = ("latent-diffusion", "autoencoder")
+SHIPPED = [
+    pytest.param(path, id=name_of(path), marks=[pytest.mark.slow] * (path.parent.name in FULL))
+    for path in CONFIGS
+]
+
+
+@pytest.mark.parametrize("path", SHIPPED)
 def test_a_shipped_configuration_has_no_fault_but_what_is_to_be_given(path, monkeypatch):
     monkeypatch.chdir(ROOT)
     report = checked("-b", str(path))

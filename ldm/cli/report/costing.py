@@ -35,6 +35,8 @@ def cost_tables(
         return tables
     _say_of_data(setting, findings)
     is_first_stage = isinstance(model, FirstStageModule)
+    first_stage = getattr(model, "first_stage_model", None)
+    frozen = sum(p.nbytes for p in first_stage.parameters()) if first_stage is not None else 0
     try:
         costs = training_costs(model, sample, setting.plan, setting.pictures)
     except (
@@ -53,6 +55,7 @@ def cost_tables(
         disk_table(
             costs.weights + costs.optimizer,
             costs.weights,
+            frozen,
             setting.lightning,
             setting.options,
             directory=Path(setting.run.path),

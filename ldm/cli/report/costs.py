@@ -144,15 +144,16 @@ def _peak_of_training(
     Of two steps, the optimizer's state made after the first.
     """
     states = [round(p.nbytes * ratio) for p in learned(model) for ratio in _state_ratios(model)]
-    most = min(plan.accumulate, _TRACED)
-    holds_all = isinstance(model, FirstStageModule)  # until its step is complete
+    holds_all = isinstance(model, FirstStageModule)  # micro-batches, until its step is complete
+    most = min(plan.accumulate, _TRACED) if holds_all else 1
+    adds = plan.accumulate > 1 and not holds_all
     peaks, flops = [], 0.0
-    for count in range(1 if holds_all else most, most + 1):
+    for count in range(1, most + 1):
         before = trace.flops
         events, backward = _step_events(model, sample, plan, trace, count)
         flops = (trace.flops - before) * plan.accumulate / count
         memory = Heap() if plan.device == "cpu" else Live()
-        peaks.append(played(events, states, backward, memory))
+        peaks.append(played(events, states, backward, memory, accumulates=adds))
     more = (peaks[-1] - peaks[-2]) * (plan.accumulate - most) if len(peaks) > 1 else 0
     return peaks[-1] + more, flops
 

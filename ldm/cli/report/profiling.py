@@ -93,7 +93,9 @@ def _fit(setting: Setting, times: StepTimes) -> bool:
     record = RunRecord(setting.run.configs, setting.run.now, dict(setting.config))
     trainer = build_trainer(options, setting.lightning, setting.run, monitor=None, record=record)
     trainer.limit_val_batches = 0
-    trainer.callbacks.append(times)  # type: ignore[attr-defined]
+    bars = pl.callbacks.ProgressBar  # which would stand in the report
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    callbacks[:] = [*(each for each in callbacks if not isinstance(each, bars)), times]
     model.learning_rate = 1e-6  # weights stay near where they are
     if setting.args.compile:
         model.compile_networks()

@@ -121,28 +121,50 @@ class Heap:
         return size
 
 
-def played(events: Sequence[Event], states: Iterable[int], backward: int, memory: Memory) -> int:
+def played(
+    events: Sequence[Event],
+    states: Iterable[int],
+    backward: int,
+    memory: Memory,
+    *,
+    accumulates: bool = False,
+) -> int:
     """Most bytes of two steps, the optimizer's state made between them.
 
-    events: of one step.  states: bytes of each piece of the state.
-    backward: the event at which gradients of the step before are dropped: of the first one of the
+    events: of one micro-batch.  states: bytes of each piece of the state.
+    backward: the event at which gradients of the step before are dropped: the first one of the
         backward pass where a trainer does so, 0 where they are gone before.
+    accumulates: whether more micro-batches follow in a step, whose gradients are added to those of
+        the first.
     """
     for event in events:
         _play(memory, event)
     taken = {name for name, size in events if size >= 0}
     left = taken - {name for name, size in events if size < 0}
+    if accumulates:
+        _play_added(memory, events, left, _ADDED)
     for index, size in enumerate(states):
         memory.take(-1 - index, size)
     for position, (name, size) in enumerate(events):
         if position == backward:
             for each in left:
                 memory.give(each)
-        # a second name for what is made a second time
         _play(memory, (name + _SECOND, size))
+    if accumulates:
+        _play_added(memory, events, left, _SECOND + _ADDED)
     return memory.peak
 
 
+def _play_added(memory: Memory, events: Sequence[Event], left: set[int], names: int) -> None:
+    """A micro-batch after the first: a gradient is gone once it has been added."""
+    for name, size in events:
+        _play(memory, (name + names, size))
+        if name in left and size >= 0:
+            memory.give(name + names)
+
+
+# added to the names of what is made again
+_ADDED = 2**61
 _SECOND = 2**62
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from ldm.cli.report.collector import Collector
 from ldm.cli.report.sections import Section, amount
+from ldm.cli.trainer import HISTORY, HISTORY_PARAMS, RESUME_PARAMS
 
 __all__ = ["disk_table"]
 
@@ -16,6 +17,7 @@ __all__ = ["disk_table"]
 def disk_table(
     checkpoint: int,
     weights: int,
+    first_stage: int,
     lightning: Mapping[str, Any],
     options: Mapping[str, Any],
     *,
@@ -26,17 +28,25 @@ def disk_table(
     """Bytes of one checkpoint and of all that a run keeps, beside what is free.
 
     checkpoint: of one with the optimizer's state.  weights: of one without.
+    first_stage: of them those of a frozen first stage, which lies beside unless it is embedded.
     directory: where runs go.  keeps_best: whether something is validated.
     """
     table = Section("disk")
     best = _num_best(lightning, options) if keeps_best else 0
-    kept = (best + 1) * checkpoint
-    told = f"last.ckpt and {best} best" if best else "last.ckpt"
-    history = (lightning.get("callbacks") or {}).get("metrics_over_trainsteps_checkpoint")
+    own = RESUME_PARAMS | ((lightning.get("modelcheckpoint") or {}).get("params") or {})
+    points = own["resume_points"] if isinstance(own["resume_points"], int) else 1
+    beside = 0 if own["embed_first_stage"] else first_stage
+    checkpoint -= beside
+    kept = (best + points) * checkpoint + beside
+    told = f"{points} to go on from" + (f", {best} best" if best else "")
+    told += ", the first stage beside them" if beside else ""
+    history = (lightning.get("callbacks") or {}).get(HISTORY)
     if history is not None and (options.get("max_steps") or -1) > 0:
         every = (history.get("params") or {}).get("every_n_train_steps", 10000)
+        most = (history.get("params") or {}).get("save_top_k", HISTORY_PARAMS["save_top_k"])
         count = options["max_steps"] // every
-        kept += count * weights
+        count = count if most < 0 else min(count, most)
+        kept += count * (weights - beside)
         told += f", {count} of weights alone"
     needed = kept + checkpoint  # a new one is written whole before an old one goes
     free = shutil.disk_usage(_existing(directory)).free

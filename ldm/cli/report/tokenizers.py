@@ -28,7 +28,7 @@ def check_tokenizer(embedder: Any, path: str, findings: Collector) -> None:
             found = load()
         if len(found) <= _EMPTY:  # what transformers makes up without a cache and a network
             raise ConfigError(
-                "the tokenizer is not in the hub's cache, and nothing is fetched here"
+                "the tokenizer is not in the hub's cache, and a check fetches nothing"
             )
     except ConfigError as error:
         message = str(error).removeprefix("tokenizer: ")
