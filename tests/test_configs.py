@@ -6,6 +6,7 @@ from omegaconf import OmegaConf
 
 from ldm.cli.train import main
 from ldm.config import check, instantiate_model, load, locate, model_block
+from ldm.io.checkpoint import load_state
 from ldm.io.compvis import from_published
 from tests.data.photographs import mixed_directory, synset_directories
 from tests.reference_state_dicts import meta_state
@@ -164,7 +165,7 @@ def test_a_tiny_second_stage_trains_on_the_tiny_first_stage(name, tmp_path, monk
         arguments = ["--base", f"configs/{each}.yaml", "--logdir", str(logdir), *options]
         assert main([*arguments, *([given] if given else [])]) == 0
         runs += logdir.glob("*/checkpoints/last.ckpt")
-    first, second = (torch.load(run, weights_only=True)["state_dict"] for run in runs)
+    first, second = map(load_state, runs)
     for key, value in second.items():
         if key.startswith("first_stage_model."):
             torch.testing.assert_close(value, first[key.removeprefix("first_stage_model.")])

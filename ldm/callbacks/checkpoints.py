@@ -1,4 +1,4 @@
-"""Checkpoints that survive: whole files only, and `last.ckpt` at every chance."""
+"""Checkpoints to go on from: `last.ckpt` at every chance."""
 
 from __future__ import annotations
 
@@ -7,52 +7,31 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
-from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
+from pytorch_lightning.callbacks import Checkpoint
+from torch import nn
 
+from ldm.callbacks.checkpoint_io import AtomicCheckpointIO
 from ldm.callbacks.divergence import Diverged, non_finite
 from ldm.callbacks.progress import accumulation
 from ldm.callbacks.signals import ENDING, Signals, Stopped
-from ldm.io import store
+from ldm.io.first_stage import FirstStageFile
 from ldm.log import log
 from ldm.ranks import alone
 
-__all__ = [
-    "AtomicCheckpointIO",
-    "LastCheckpoint",
-]
+__all__ = ["EXIT_UNSAVED", "LastCheckpoint", "NotSaved"]
 
 
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its place and renames it, so that no reader meets half a file.
-
-    Reads tensors and plain values only (`weights_only=True`), whatever is asked.
-    """
-
-    def save_checkpoint(
-        self,
-        checkpoint: dict[str, Any],
-        path: str | Path,
-        storage_options: Any = None,
-    ) -> None:
-        """Write, verify, rename, note it in the manifest; `last.ckpt` names the newest."""
-        store.save(checkpoint, Path(path))
-
-    def remove_checkpoint(self, path: str | Path) -> None:
-        """Remove a checkpoint and its entry in the manifest."""
-        store.remove(Path(path))
-
-    def load_checkpoint(
-        self,
-        path: str | Path,
-        map_location: Any = "cpu",
-        weights_only: bool | None = True,
-    ) -> dict[str, Any]:
-        """Read a checkpoint."""
-        return torch.load(path, map_location=map_location, weights_only=True)  # type: ignore[no-any-return]
+EXIT_UNSAVED = 74  # EX_IOERR of sysexits.h
 
 
-class LastCheckpoint(pl.Callback):
+class NotSaved(SystemExit):
+    """Training ended, but its last checkpoint could not be written; the exit code is 74."""
+
+    def __init__(self) -> None:
+        super().__init__(EXIT_UNSAVED)
+
+
+class LastCheckpoint(Checkpoint):
     """Keeps `last.ckpt`: what `--resume` goes on from.
 
     Written every `every_n_steps` optimizer steps, after each validation, at the end, and when an
@@ -62,22 +41,34 @@ class LastCheckpoint(pl.Callback):
 
     A checkpoint is of a whole optimizer step: batches of one that was not complete are taken again.
 
+    A write that fails does not end training (`AtomicCheckpointIO`). One that fails at the end, a
+    second time, does: the process ends with code 74.
+
     directory: where the file goes.
     every_n_steps: optimizer steps between two writes.
     agree_every: with several processes on devices, steps between two agreements on a signal.
+    embed_first_stage: keep the frozen first stage in each checkpoint, not in a file beside them.
     """
 
     def __init__(
-        self, directory: str | Path, *, every_n_steps: int = 1000, agree_every: int = 20
+        self,
+        directory: str | Path,
+        *,
+        every_n_steps: int = 1000,
+        agree_every: int = 20,
+        embed_first_stage: bool = False,
     ) -> None:
         self.path = Path(directory) / "last.ckpt"
         self.every_n_steps = every_n_steps
+        self.embed_first_stage = embed_first_stage
         self._signals = Signals(agree_every)
         self._saved_at = -1
         self._is_training = False
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Listen to the signals, before the processes that read data are started."""
+        if (io := _io(trainer)) and not self.embed_first_stage and _has_frozen(pl_module):
+            io.first_stage = FirstStageFile(self.path.parent)
         self._signals.listen()
         # Lightning asks all processes about SIGTERM in every step and waits for the answer on
         # the host, which stalls the device; `Signals` does it now and then.
@@ -99,6 +90,8 @@ class LastCheckpoint(pl.Callback):
         batch_idx: int,
     ) -> None:
         """Save when it is time, or when a signal asked for it."""
+        if io := _io(trainer):
+            io.check()
         if (batch_idx + 1) % accumulation(trainer) and not trainer.is_last_batch:
             return
         step = trainer.global_step
@@ -127,20 +120,26 @@ class LastCheckpoint(pl.Callback):
             self._save(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save the end, unless it has been."""
-        if self._saved_at != trainer.global_step:
+        """Save the end, unless it has been; once more, if that failed.
+
+        Raises NotSaved, in all processes, when it fails again.
+        """
+        if self._saved_at != trainer.global_step or self._has_failed(trainer):
             self._save(trainer)
         self._is_training = False
+        if self._has_failed(trainer):
+            self._give_up(trainer)
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
         """Save what there is; a failure to do so must not hide the exception."""
-        if not self._is_training or isinstance(exception, Stopped | Diverged):
-            return
-        self._is_training = False
         try:
-            self._save_alone(trainer)
+            if self._is_training and not isinstance(exception, Stopped | Diverged | NotSaved):
+                self._is_training = False
+                self._save_alone(trainer)
+            if io := _io(trainer):
+                io.wait()
         except (OSError, RuntimeError) as error:
             log.error("could not save %s: %s", self.path, error)
 
@@ -164,17 +163,41 @@ class LastCheckpoint(pl.Callback):
         """Do what was asked for; with several processes on devices, on some counts only."""
         for number in self._signals.asked(trainer, count):
             self._save(trainer)
-            name = signal.Signals(number).name
             is_end = number in ENDING
+            if self._has_failed(trainer):
+                if is_end:
+                    self._give_up(trainer)
+                continue
             what = "saved %s and stopped at step %d" if is_end else "saved %s at step %d"
-            log.info(f"%s: {what}", name, self.path, trainer.global_step)
+            log.info(f"%s: {what}", signal.Signals(number).name, self.path, trainer.global_step)
             if is_end:
                 raise Stopped(number)
 
     def _save(self, trainer: pl.Trainer) -> None:
+        step = trainer.global_step
+        if io := _io(trainer):
+            io.next_attempt = f"step {(step // self.every_n_steps + 1) * self.every_n_steps}"
         # Lightning's word for what is written: optimizers and loops too; reading is another matter
         trainer.save_checkpoint(self.path, weights_only=False)
-        self._saved_at = trainer.global_step
+        self._saved_at = step
+
+    def _has_failed(self, trainer: pl.Trainer) -> bool:
+        """Whether the latest save failed; waits for it, and all processes hear of it."""
+        failed = False
+        if io := _io(trainer):
+            io.wait()
+            failed = io.failure is not None
+        return bool(trainer.strategy.broadcast(failed))
+
+    def _give_up(self, trainer: pl.Trainer) -> None:
+        if trainer.is_global_zero:
+            log.error(
+                "error: the state of step %d is lost, it could not be written; go on from what "
+                "was written before with -r %s",
+                trainer.global_step,
+                self.path.parent.parent,
+            )
+        raise NotSaved
 
     def _save_alone(self, trainer: pl.Trainer) -> None:
         """Save without the other processes, which may never come."""
@@ -184,7 +207,23 @@ class LastCheckpoint(pl.Callback):
             with alone():
                 checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
             trainer.strategy.checkpoint_io.save_checkpoint(checkpoint, self.path)
-            log.warning("saved %s at step %d", self.path, trainer.global_step)
+            io = _io(trainer)
+            if io is not None:
+                io.wait()
+            if io is None or io.failure is None:
+                log.warning("saved %s at step %d", self.path, trainer.global_step)
+
+
+def _io(trainer: pl.Trainer) -> AtomicCheckpointIO | None:
+    """What writes the checkpoints, unless someone has put another thing there."""
+    io = trainer.strategy.checkpoint_io
+    return io if isinstance(io, AtomicCheckpointIO) else None
+
+
+def _has_frozen(model: pl.LightningModule) -> bool:
+    """Whether a model has a first stage that does not learn."""
+    stage = getattr(model, "first_stage_model", None)
+    return isinstance(stage, nn.Module) and not any(p.requires_grad for p in stage.parameters())
 
 
 def _nothing() -> None: ...

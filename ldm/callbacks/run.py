@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import platform
+import random
+import subprocess
 import sys
 from collections.abc import Mapping
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 import yaml  # type: ignore[import-untyped]
@@ -19,22 +23,36 @@ __all__ = ["RunRecord", "SeededSteps", "environment"]
 _PACKAGES = ("torch", "torchvision", "pytorch-lightning", "transformers", "omegaconf", "numpy")
 
 
+@cache
 def environment() -> dict[str, str]:
-    """Versions and machine, for the record."""
+    """Versions, git revision (of a clone that has one) and machine, for the record."""
     versions = {name: metadata.version(name) for name in _PACKAGES}
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor()
     return versions | {
         "python": sys.version.split()[0],
         "platform": platform.platform(),
         "device": device,
+        "git": git_revision(),
     }
+
+
+def git_revision() -> str:
+    """The commit of this code, with "-dirty" where files differ; "" where git cannot say."""
+    words = ("git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+    here = Path(__file__).parent
+    try:
+        found = subprocess.run(words, cwd=here, capture_output=True, check=False, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):  # no git, or a file system that does not answer
+        return ""
+    return found.stdout.decode().strip()
 
 
 class RunRecord(pl.Callback):
     """Writes both configurations and the environment when training starts.
 
-    The project's configuration also goes into every checkpoint, as YAML text under `config`: a
-    note for people. Nothing is ever built from it.
+    The project's configuration also goes into every checkpoint, as YAML text under `config`, and
+    versions, machine and git revision as text under `environment`: notes for people. Nothing is
+    ever built from them.
     """
 
     def __init__(self, configs: str | Path, now: str, config: Mapping[str, Any]) -> None:
@@ -68,15 +86,17 @@ class RunRecord(pl.Callback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Add the configuration, as text."""
+        """Add the configuration and the environment, as text."""
         checkpoint["config"] = self.project
+        checkpoint["environment"] = yaml.safe_dump(environment())
 
 
 class SeededSteps(pl.Callback):
-    """Seeds torch's global generator before each batch, by run, process and batch.
+    """Seeds the global generators before each batch, by run, process and batch.
 
-    Noise and times have generators of their own; this one is left with dropout, and with what a
-    user's code may draw. A resumed run draws what it would have drawn.
+    Those of torch, its devices, numpy and Python. Noise and times have generators of their own;
+    these are left with dropout, and with what a user's code may draw. A resumed run draws what it
+    would have drawn, so no checkpoint needs their state.
 
     seed: of the run.
     """
@@ -91,3 +111,5 @@ class SeededSteps(pl.Callback):
         place = (self.seed, trainer.global_rank, trainer.current_epoch, batch_idx)
         digest = hashlib.blake2b(repr(place).encode(), digest_size=8).digest()
         torch.manual_seed(int.from_bytes(digest, "big", signed=True))
+        np.random.seed(int.from_bytes(digest[:4], "big"))  # noqa: NPY002 - a user's code may use it
+        random.seed(digest)

@@ -17,7 +17,8 @@ from pytorch_lightning.strategies import DDPStrategy
 from torch.utils.tensorboard import SummaryWriter
 
 from ldm.callbacks.checked import CheckedTrainer
-from ldm.callbacks.checkpoints import AtomicCheckpointIO, LastCheckpoint
+from ldm.callbacks.checkpoint_io import AtomicCheckpointIO
+from ldm.callbacks.checkpoints import LastCheckpoint
 from ldm.callbacks.images import ImageLogger
 from ldm.callbacks.monitor import MonitorCheck
 from ldm.callbacks.progress import TrainingProgress
@@ -56,9 +57,20 @@ CHECKPOINT_NAME = "{epoch:06}-{step:09}"
 HISTORY = "metrics_over_trainsteps_checkpoint"
 HISTORY_PARAMS = {
     "filename": CHECKPOINT_NAME,
-    "save_top_k": -1,
+    "monitor": "step",  # the latest ones; published: all of them, `save_top_k: -1`
+    "mode": "max",
+    "save_top_k": 10,
     "every_n_train_steps": 10000,
     "save_weights_only": True,
+}
+
+
+# parameters of `lightning.modelcheckpoint` that are ours, about `last.ckpt`
+RESUME_PARAMS: dict[str, Any] = {
+    "every_n_train_steps": 1000,
+    "resume_points": 2,
+    "embed_first_stage": False,
+    "in_background": None,  # where the tensors are on a device
 }
 
 
@@ -192,12 +204,14 @@ def build_trainer(
         callbacks += _checkpoints(lightning.get("modelcheckpoint"), run, monitor)
     if arguments.pop("enable_progress_bar", True) and not plain:
         callbacks.append(TrainingProgress())
+    own = resume_params((lightning.get("modelcheckpoint") or {}).get("params") or {})
+    io = AtomicCheckpointIO(keep=own["resume_points"], in_background=own["in_background"])
     try:
         return CheckedTrainer(
             **arguments,
             callbacks=callbacks,
             logger=[] if plain else _loggers(lightning.get("logger"), run),
-            plugins=[AtomicCheckpointIO()],
+            plugins=[io],
         )
     except (MisconfigurationException, ValueError, TypeError) as error:
         raise ConfigError(f"lightning.trainer: {error}") from error
@@ -235,11 +249,12 @@ def _check_tensorboard(params: Mapping[str, Any]) -> None:
 
 def _checkpoints(block: Any, run: RunDir, monitor: str | None) -> list[Callback]:
     params = dict((block or {}).get("params") or {})
-    every = params.pop("every_n_train_steps", 1000)
-    if not isinstance(every, int) or every < 1:
-        key = "lightning.modelcheckpoint.params.every_n_train_steps"
-        raise ConfigError(f"{key}: {every!r}; expected 1 or more optimizer steps")
-    last = LastCheckpoint(run.checkpoints, every_n_steps=every)
+    own = resume_params(params)
+    last = LastCheckpoint(
+        run.checkpoints,
+        every_n_steps=own["every_n_train_steps"],
+        embed_first_stage=own["embed_first_stage"],
+    )
     if monitor is None:
         return [last]
     defaults = {
@@ -252,10 +267,24 @@ def _checkpoints(block: Any, run: RunDir, monitor: str | None) -> list[Callback]
         "save_on_train_epoch_end": False,
     }
     target = (block or {}).get("target", "pytorch_lightning.callbacks.ModelCheckpoint")
+    rest = {name: value for name, value in params.items() if name not in RESUME_PARAMS}
     best = instantiate_from_config(
-        {"target": target, "params": defaults | params}, path="lightning.modelcheckpoint"
+        {"target": target, "params": defaults | rest}, path="lightning.modelcheckpoint"
     )
     return [MonitorCheck(monitor), best, last]
+
+
+def resume_params(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Those parameters of `lightning.modelcheckpoint` that are about `last.ckpt`."""
+    own = RESUME_PARAMS | {name: params[name] for name in RESUME_PARAMS if name in params}
+    key = "lightning.modelcheckpoint.params"
+    for name, unit in (("every_n_train_steps", "optimizer steps"), ("resume_points", "files")):
+        if isinstance(own[name], bool) or not isinstance(own[name], int) or own[name] < 1:
+            raise ConfigError(f"{key}.{name}: {own[name]!r}; expected 1 or more {unit}")
+    for name, kinds in (("embed_first_stage", (bool,)), ("in_background", (bool, type(None)))):
+        if not isinstance(own[name], kinds):
+            raise ConfigError(f"{key}.{name}: {own[name]!r}; expected true or false")
+    return own
 
 
 def _default_callbacks(run: RunDir) -> dict[str, Any]:
@@ -293,6 +322,8 @@ def callback_configs(block: Mapping[str, Any], run: RunDir) -> dict[str, dict[st
         params = given.get("params") or {}
         default = configs.get(name, {})
         if default and _is_same(given.get("target", default["target"]), default["target"]):
+            if name == HISTORY and "monitor" in params:  # ours is of the step alone
+                default = default | {"params": {**default["params"], "mode": "min"}}
             params = default["params"] | params
         configs[name] = default | given | {"params": params}
         _check_callback(configs[name], f"lightning.callbacks.{name}")

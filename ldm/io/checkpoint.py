@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ldm.config import ConfigError, nearest, nearest_path
+from ldm.io.first_stage import with_first_stage
 from ldm.io.unpickle import unpickle
 
 __all__ = ["MatchReport", "compare", "load_into", "load_state", "select"]
@@ -26,15 +27,21 @@ def load_state(path: str | Path) -> State:
     path: a file of `torch.save`, or a `.safetensors` file. Tensors are on the CPU and mapped from
         the file where its format allows, so they are read when they are used.
 
+    The first stage that a run stores once, beside its checkpoints, is put in its place.
+
     Nothing in the file is executed: the classes of trainers and callbacks that old files pickle
     beside the weights are replaced by stand-ins that do nothing, and never imported.
 
     Raises ConfigError for a file that is missing (with the nearest name), is a configuration or a
-    directory, is damaged, calls a function of the system, or holds no weights.
+    directory, is damaged, calls a function of the system, or holds no weights, and for one whose
+    first stage is missing.
     """
     path = Path(path)
     _require_file(path)
-    state = _read_safetensors(path) if path.suffix == ".safetensors" else unpickle(path)
+    if path.suffix == ".safetensors":
+        state = _read_safetensors(path)
+    else:
+        state = with_first_stage(_plain(unpickle(path)), path)
     state = _plain(state)
     if isinstance(state, dict):
         state = _plain(state.get("state_dict", state))

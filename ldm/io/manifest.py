@@ -30,6 +30,7 @@ class Entry:
     file: its name.  step, epoch: of the training.  size: in bytes.  sha256: hexadecimal.
     time: when it was written, in seconds since 1970.
     is_whole: training can go on from it; it holds optimizers too, not just weights.
+    needs: file beside it (or in the directory above) that holds its first stage.
     """
 
     file: str
@@ -39,6 +40,7 @@ class Entry:
     step: int | None = None
     epoch: int | None = None
     is_whole: bool = False
+    needs: str | None = None
 
     @classmethod
     def of(cls, file: str, written: Written, checkpoint: Mapping[str, Any]) -> Entry:
@@ -51,6 +53,7 @@ class Entry:
             checkpoint.get("global_step"),
             checkpoint.get("epoch"),
             is_whole="optimizer_states" in checkpoint,
+            needs=checkpoint.get("first_stage_file", {}).get("file"),
         )
 
 
@@ -114,10 +117,11 @@ def damage(path: str | Path) -> str | None:
     if size != entry.size:
         return f"it has {size} bytes, {entry.size} were written"
     try:
-        is_same = digest_of(path) == entry.sha256
+        if digest_of(path) != entry.sha256:
+            return "its bytes are not those that were written (SHA-256)"
     except OSError as error:
         return f"it cannot be read: {error.strerror}"
-    return None if is_same else "its bytes are not those that were written (SHA-256)"
+    return _damage_of_needed(path, entry.needs)
 
 
 def newest_valid(directory: Path) -> Path | None:
@@ -138,6 +142,14 @@ def newest_valid(directory: Path) -> Path | None:
         elif path.name in found or _is_whole(path):
             return last if _is_same(last, path) else path
     return None
+
+
+def _damage_of_needed(path: Path, file: str | None) -> str | None:
+    if file is None:
+        return None
+    beside = path.with_name(file)
+    reason = damage(beside if beside.exists() else path.parent.parent / file)
+    return f"its first stage {file}: {reason}" if reason else None
 
 
 def _age(path: Path, found: dict[str, Entry]) -> tuple[float, str]:

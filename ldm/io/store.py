@@ -5,18 +5,19 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, cast
 
 import torch
-from torch import Tensor
 
 from ldm.io import atomic
 from ldm.io.manifest import LAST, Entry, entries, record
+from ldm.io.snapshot import tensors
+from ldm.log import log
 
-__all__ = ["remove", "resume_points", "save", "tensors"]
+__all__ = ["remove", "resume_points", "save"]
 
 _RESUME = re.compile(r"resume-\d{9,}(-\d+)?\.ckpt")
 # what file systems without hard links say
@@ -52,7 +53,10 @@ def save(checkpoint: Mapping[str, Any], path: Path, *, keep: int = 2) -> None:
         _name_last(target)
         atomic.reached("last")
         for old in _surplus(directory, keep):
-            remove(old)
+            try:
+                remove(old)
+            except OSError as error:
+                log.warning("%s could not be removed: %s", old, error.strerror or error)
         atomic.reached("pruned")
 
 
@@ -71,18 +75,6 @@ def resume_points(directory: Path) -> list[Path]:
         return found[path.name].time if path.name in found else path.stat().st_mtime
 
     return sorted(points, key=age, reverse=True)
-
-
-def tensors(value: Any) -> Iterator[Tensor]:
-    """All tensors in nested dictionaries, lists and tuples."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for each in value.values():
-            yield from tensors(each)
-    elif isinstance(value, list | tuple):
-        for each in value:
-            yield from tensors(each)
 
 
 def _size(checkpoint: Mapping[str, Any]) -> int:

@@ -6,7 +6,8 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from ldm.callbacks.checkpoints import AtomicCheckpointIO, LastCheckpoint
+from ldm.callbacks.checkpoint_io import AtomicCheckpointIO
+from ldm.callbacks.checkpoints import LastCheckpoint
 from ldm.callbacks.monitor import MonitorCheck
 from ldm.callbacks.signals import signals_restored
 from ldm.config import ConfigError
@@ -24,6 +25,16 @@ def test_a_checkpoint_is_read_back_as_it_was_written(tmp_path):
         "manifest.json",
         "resume-000000003.ckpt",
     ]
+
+
+def test_a_damaged_checkpoint_is_not_gone_on_from(tmp_path):
+    path = tmp_path / "last.ckpt"
+    AtomicCheckpointIO().save_checkpoint({"global_step": 3, "x": torch.arange(400)}, path)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"last\.ckpt: damaged, its bytes are not those"):
+        AtomicCheckpointIO().load_checkpoint(path)
 
 
 class Attack:

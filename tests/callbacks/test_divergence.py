@@ -5,7 +5,7 @@ import os
 import pytest
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 from pytorch_lightning.strategies import DDPStrategy
 
 from ldm.callbacks.checked import CheckedTrainer
@@ -55,7 +55,7 @@ def fit(directory, model, *callbacks, **options):
         accelerator="cpu",
         callbacks=list(callbacks),
         num_sanity_val_steps=0,
-        enable_checkpointing=any(isinstance(each, ModelCheckpoint) for each in callbacks),
+        enable_checkpointing=any(isinstance(each, Checkpoint) for each in callbacks),
         enable_progress_bar=False,
         enable_model_summary=False,
         **settings,

@@ -45,7 +45,9 @@ def test_a_run_leaves_configurations_checkpoints_metrics_and_pictures(place, con
     assert sorted(p.name for p in run.configs.iterdir()) == [f"{run.now}-{k}.yaml" for k in kinds]
     kept = ["epoch=000000-step=000000006.ckpt", "last.ckpt", "manifest.json"]
     kept += ["resume-000000006.ckpt", "resume-000000008.ckpt"]  # after validation, and at the end
-    assert sorted(p.name for p in run.checkpoints.iterdir()) == kept
+    stages = sorted(p.name for p in run.checkpoints.glob("first_stage-*"))
+    assert len(stages) == (config is second_stage)
+    assert sorted(p.name for p in run.checkpoints.iterdir()) == sorted([*kept, *stages])
     assert list(run.path.glob("events.out.tfevents.*"))
     assert list((run.path / "images" / "train").glob("inputs_gs-000004_e-000000_b-000003.png"))
     assert list((run.path / "images" / "val").glob("*.png"))

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ldm.io import atomic, store
-from ldm.io.manifest import damage, newest_valid
+from ldm.io.manifest import damage, entries, newest_valid
 
 POINTS = (
     "begin",
@@ -105,3 +105,74 @@ def test_a_write_that_fails_half_way_leaves_the_checkpoint_before_and_no_half(
         saved(tmp_path, 2)
     assert step_of(last) == 1
     assert sorted(os.listdir(tmp_path)) == before
+
+
+def test_a_bounded_number_of_steps_is_kept_each_with_its_newest_file(tmp_path):
+    last = saved(tmp_path, 1, 2, 2, 3, 3)
+    assert [path.name for path in store.resume_points(tmp_path)] == [
+        "resume-000000003-2.ckpt",
+        "resume-000000002-2.ckpt",
+    ]
+    assert last.samefile(tmp_path / "resume-000000003-2.ckpt")
+    saved(tmp_path, 4, 5, keep=3)
+    assert [step_of(path) for path in store.resume_points(tmp_path)] == [5, 4, 3]
+
+
+def test_files_of_other_names_are_left_alone(tmp_path):
+    names = ("resume-mine.ckpt", "epoch=1-step=1.ckpt", "step=1.ckpt")
+    for name in names:
+        (tmp_path / name).touch()
+    saved(tmp_path, 1, 2, 3, 4)
+    assert all((tmp_path / name).exists() for name in names)
+
+
+def test_a_file_system_without_links_gets_a_copy(tmp_path, monkeypatch):
+    def refused(*_):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refused)
+    last = saved(tmp_path, 1, 2)
+    assert step_of(last) == 2
+    assert last.stat().st_nlink == 1
+    assert damage(last) is None
+    assert newest_valid(tmp_path) == last
+
+
+def test_a_checkpoint_written_over_another_of_its_name_is_never_taken_for_damaged(
+    tmp_path, monkeypatch
+):
+    path = tmp_path / "epoch=000000-step=000000001.ckpt"
+    store.save(checkpoint(1), path)
+
+    def kill(at):
+        assert damage(path) is None
+        if at == "renamed":
+            raise Killed
+
+    monkeypatch.setattr(atomic, "reached", kill)
+    with pytest.raises(Killed):
+        store.save(checkpoint(2), path)
+    assert step_of(newest_valid(tmp_path)) == 2
+
+
+def test_bytes_that_the_disk_changes_are_found_before_the_file_gets_its_name(tmp_path, monkeypatch):
+    last = saved(tmp_path, 1)
+
+    def rot(at):
+        if at == "synced":
+            (half,) = tmp_path.glob(".resume*")
+            half.write_bytes(half.read_bytes()[:-1] + b"x")
+
+    monkeypatch.setattr(atomic, "reached", rot)
+    with pytest.raises(OSError, match="other bytes than were written"):
+        saved(tmp_path, 2)
+    assert step_of(newest_valid(tmp_path)) == step_of(last) == 1
+
+
+def test_removing_forgets_the_entry_and_minds_no_missing_file(tmp_path):
+    path = tmp_path / "best.ckpt"
+    store.save(checkpoint(1), path)
+    store.remove(path)
+    store.remove(path)
+    assert list(tmp_path.iterdir()) == [tmp_path / "manifest.json"]
+    assert not entries(tmp_path)

@@ -19,6 +19,7 @@ from ldm.data.shapes import ShapesDataset
 from ldm.diffusion.draws import KeyedDraws
 from ldm.evaluation.first_stage import diffused_latents
 from ldm.fidelity import psnr
+from ldm.io.checkpoint import load_state
 from ldm.io.digest import sha256_of
 from ldm.losses.perceptual import LPIPS
 from ldm.tensor import to_image_tensor
@@ -129,9 +130,9 @@ def test_every_image_is_reconstructed_at_its_size_and_measured(runs, scenes, tmp
 def test_the_first_stage_inside_a_diffusion_model_is_the_one_it_was_built_of(runs):
     cpu = torch.device("cpu")
     inside = load_first_stage(str(runs["second"]), None, device=cpu).module
-    saved = torch.load(runs["second"] / "checkpoints" / "last.ckpt", weights_only=True)
+    saved = load_state(runs["second"] / "checkpoints" / "last.ckpt")
     for name, value in inside.state_dict().items():
-        assert torch.equal(value, saved["state_dict"][f"first_stage_model.{name}"])
+        assert torch.equal(value, saved[f"first_stage_model.{name}"])
 
 
 def test_averaged_weights_are_taken_where_there_are_some(runs):

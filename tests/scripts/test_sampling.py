@@ -169,7 +169,12 @@ def test_a_checkpoint_outside_its_run_needs_the_configuration(runs, tmp_path, ca
     assert sample(lone, "--out", tmp_path / "out") == 2
     assert "--config" in caplog_ldm.text
     (config,) = runs["plain"].glob("configs/*-project.yaml")
-    assert sample(lone, "--config", config, "--n", 1, "--out", tmp_path / "out") == 0
+    words = (lone, "--config", config, "--n", 1, "--out", tmp_path / "out")
+    assert sample(*words) == 2
+    (stage,) = runs["plain"].glob("checkpoints/first_stage-*")
+    assert f"{stage.name}, which is not beside it; copy that" in caplog_ldm.text
+    shutil.copy(stage, tmp_path)
+    assert sample(*words) == 0
 
 
 @pytest.mark.parametrize(
@@ -231,7 +236,8 @@ def test_steps_beyond_the_schedule_are_refused(runs, tmp_path, caplog_ldm):
 def test_a_checkpoint_of_another_model_is_reported(runs, tmp_path, caplog_ldm):
     run = tmp_path / "run"
     shutil.copytree(runs["plain"], run)
-    shutil.copy(runs["class"] / "checkpoints" / "last.ckpt", run / "checkpoints" / "last.ckpt")
+    for file in ("last.ckpt", *runs["class"].glob("checkpoints/first_stage-*")):
+        shutil.copy(runs["class"] / "checkpoints" / file, run / "checkpoints")
     assert sample(run, "--out", tmp_path / "out") == 2
     assert "unexpected in the file" in caplog_ldm.text
     torch.save({"state_dict": {"x": torch.zeros(1)}}, run / "checkpoints" / "last.ckpt")

@@ -14,6 +14,7 @@ from ldm.cli.train import train
 from ldm.config import ConfigError, instantiate_model
 from ldm.data.shapes import ShapesDataset
 from ldm.data.superres import low_resolution
+from ldm.io.checkpoint import load_state
 from tests.cli.runs import pixels, script, second_stage, trained, unconditional, write
 from tests.models.first_stages import perceptual_network
 from tests.reference_configs import published_config
@@ -141,7 +142,7 @@ def test_the_model_reads_an_image_as_in_training(runs, tmp_path):
     assert superres(runs["x2"], tmp_path / "a.png", "--seed", 3, "--out", tmp_path / "out") == 0
     (checkpoint,) = (runs["x2"] / "checkpoints").glob("last.ckpt")
     model = instantiate_model(enlarging()["model"]).eval()
-    model.load_state_dict(torch.load(checkpoint, weights_only=True)["state_dict"])
+    model.load_state_dict(load_state(checkpoint))
     batch = {"LR_image": torch.from_numpy(image)[None]}
     drawn = model.sample([3], batch, steps=4)[0].permute(1, 2, 0)
     levels = ((drawn.clamp(-1, 1) + 1) * 127.5).numpy()
