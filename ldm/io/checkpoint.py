@@ -41,7 +41,8 @@ def load_state(path: str | Path) -> State:
     if path.suffix == ".safetensors":
         state = _read_safetensors(path)
     else:
-        state = _plain(with_first_stage(_plain(unpickle(path)), path))
+        state = with_first_stage(_plain(unpickle(path)), path)
+    state = _plain(state)
     if isinstance(state, dict):
         state = _plain(state.get("state_dict", state))
     if not isinstance(state, dict):

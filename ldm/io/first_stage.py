@@ -113,8 +113,10 @@ def with_first_stage(checkpoint: Any, path: Path) -> Any:
         own = {PREFIX + key: value for key, value in load_file(found).items()}
     except SafetensorError as error:
         raise ConfigError(f"{found}: no safetensors file, or damaged: {error}") from error
+    if not isinstance(checkpoint.get("state_dict"), dict):
+        raise ConfigError(f"{path}: holds no state_dict, of which {note['file']} would be a part")
     state = copy.copy(checkpoint["state_dict"])
-    state.update(own)
+    type(state).update(state, own)  # whatever a file put in place of its methods
     rest = {key: value for key, value in checkpoint.items() if key != NOTE}
     return rest | {"state_dict": state}
 

@@ -81,10 +81,9 @@ def test_a_run_does_not_go_on_from_a_checkpoint_that_calls(tmp_path, canary):
 
 def test_weights_of_the_perceptual_loss_call_nothing(tmp_path, canary):
     path = tmp_path / "vgg.pth"
-    for content in hidden(canary).values():
-        torch.save(content, path)
-        with pytest.raises(ValueError, match=r"vgg\.pth"):
-            LPIPS(path)
+    torch.save(hidden(canary)["ordered"], path)
+    with pytest.raises(ValueError, match=r"vgg\.pth: cannot be read as weights"):
+        LPIPS(path)
 
 
 @pytest.mark.parametrize("force", ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"])
