@@ -17,7 +17,17 @@ from ldm.io.atomic import Written, digest_of, write_atomically
 from ldm.io.unpickle import unpickle
 from ldm.log import log
 
-__all__ = ["LAST", "MANIFEST", "Entry", "damage", "entries", "entry_of", "newest_valid", "record"]
+__all__ = [
+    "LAST",
+    "MANIFEST",
+    "Entry",
+    "damage",
+    "entries",
+    "entry_of",
+    "newest_valid",
+    "record",
+    "require_intact",
+]
 
 MANIFEST = "manifest.json"
 LAST = "last.ckpt"
@@ -120,6 +130,15 @@ def damage(path: str | Path) -> str | None:
     except OSError as error:
         return f"it cannot be read: {error.strerror}"
     return _damage_of_needed(path, entry.needs)
+
+
+def require_intact(path: str | Path) -> None:
+    """Raise ConfigError for a file that is not what its manifest entry says (`damage`)."""
+    if reason := damage(path):
+        raise ConfigError(
+            f"{path}: damaged, {reason}; expected the file as it was written: take an earlier "
+            "one, or save what you have changed under another name"
+        )
 
 
 def newest_valid(directory: Path) -> Path | None:
