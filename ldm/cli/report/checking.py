@@ -169,7 +169,7 @@ def _size(block: Mapping[str, Any]) -> int:
 
 def _samples(datasets: Mapping[str, Any], findings: Collector) -> dict[str, Mapping[str, Any]]:
     """The first example of each set that has one."""
-    samples = {}
+    samples: dict[str, Mapping[str, Any]] = {}
     for split, data in datasets.items():
         path = f"data.params.{split}"
         sample = findings.attempt(partial(operator.getitem, data, 0), path)
