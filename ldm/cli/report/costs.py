@@ -178,7 +178,7 @@ def _step_events(
                 with plan.autocast():
                     loss = _loss(model, sample, plan, trace)
                 backward = backward or len(trace.events)
-                loss.backward()  # type: ignore[no-untyped-call]
+                torch.autograd.backward(loss)
                 del loss
     events, trace.events = trace.events, []
     for parameter in learned(model):
