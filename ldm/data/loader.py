@@ -39,7 +39,7 @@ _CAUSES = (
     "too little of that"
 )
 
-_is_waiting = False  # whether this process waits for a batch now
+_waited_for: Sequence[BaseProcess] = ()  # the processes from which a batch is awaited now
 
 
 def collate(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -128,8 +128,6 @@ class _Batches(Iterator[Any]):
         self._is_over = False
 
     def __next__(self) -> Any:
-        if not self._is_over:  # otherwise its processes may have ended, as they should
-            self._require_alive()
         try:
             batch = self._waited_for()
         except StopIteration:
@@ -144,7 +142,10 @@ class _Batches(Iterator[Any]):
         began = time.monotonic()
         while True:
             try:
-                with _waiting():
+                # when it is over, its processes may have ended, as they should
+                with _waiting(() if self._is_over else self._loader.processes):
+                    if not self._is_over:
+                        self._require_alive()
                     return next(self._batches)
             except BadSample as error:
                 raise ConfigError(
@@ -226,13 +227,13 @@ def _said(error: Exception) -> str:
 
 
 @contextmanager
-def _waiting() -> Iterator[None]:
-    global _is_waiting
-    _is_waiting = True
+def _waiting(processes: Sequence[BaseProcess]) -> Iterator[None]:
+    global _waited_for
+    _waited_for = processes
     try:
         yield
     finally:
-        _is_waiting = False
+        _waited_for = ()
 
 
 def _hold_back_deaths() -> None:
@@ -244,9 +245,9 @@ def _hold_back_deaths() -> None:
     if threading.current_thread() is not threading.main_thread():
         return
     before = signal.getsignal(signal.SIGCHLD)
-    if not callable(before) or isinstance(before, _HeldBack):
-        return
-    signal.signal(signal.SIGCHLD, _HeldBack(before))
+    if not isinstance(before, _HeldBack):
+        # Lightning takes torch's answer away when a training ends, and torch gives it once
+        signal.signal(signal.SIGCHLD, _HeldBack(before if callable(before) else None))
 
 
 class _HeldBack:
@@ -257,7 +258,10 @@ class _HeldBack:
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         try:
-            self._answer(number, frame)
+            if self._answer is not None:
+                self._answer(number, frame)
         except RuntimeError as error:
-            if _is_waiting or "DataLoader worker" not in str(error):
+            if "DataLoader worker" not in str(error):
                 raise
+        if any(each.exitcode for each in _waited_for):  # 0 is what torch asks for at the end
+            raise RuntimeError("DataLoader worker (pid unknown) has ended")
