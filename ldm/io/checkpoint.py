@@ -34,8 +34,8 @@ def load_state(path: str | Path) -> State:
     beside the weights are replaced by stand-ins that do nothing, and never imported.
 
     Raises ConfigError for a file that is missing (with the nearest name), is a configuration or a
-    directory, is damaged (also where its run's manifest knows better), calls a function of the system, or holds no weights, and for one whose
-    first stage is missing.
+    directory, is damaged (as the manifest beside it tells, too), calls a function of the system,
+    or holds no weights, and for one whose first stage is missing.
     """
     path = Path(path)
     _require_file(path)

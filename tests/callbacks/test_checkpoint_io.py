@@ -298,7 +298,7 @@ def test_the_best_the_last_and_the_first_stage_are_in_one_manifest(tmp_path):
         "last.ckpt",
         "manifest.json",
         "resume-000000004.ckpt",
-        "resume-000000006-2.ckpt",  # at the last step, and after its validation
+        "resume-000000006.ckpt",  # after the validation of the last step
         "step=4.ckpt",
         "step=6.ckpt",
     ]
