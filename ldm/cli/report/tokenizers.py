@@ -11,8 +11,6 @@ from ldm.config import ConfigError
 
 __all__ = ["check_tokenizer"]
 
-_EMPTY = 8  # tokens of a vocabulary that has none but those that begin, end and fill
-
 
 def check_tokenizer(embedder: Any, path: str, findings: Collector) -> None:
     """Load the tokenizer of an encoder that reads captions, and say what is wrong with it.
@@ -25,11 +23,7 @@ def check_tokenizer(embedder: Any, path: str, findings: Collector) -> None:
         return
     try:
         with _offline(), findings.warnings():
-            found = load()
-        if len(found) <= _EMPTY:  # what transformers makes up without a cache and a network
-            raise ConfigError(
-                "the tokenizer is not in the hub's cache, and a check fetches nothing"
-            )
+            load()
     except ConfigError as error:
         message = str(error).removeprefix("tokenizer: ")
         is_fetched = "in the hub's cache" in message
