@@ -26,6 +26,7 @@ from ldm.callbacks.guess import loss_of_a_guess
 from ldm.callbacks.late import Late
 from ldm.callbacks.progress import accumulation
 from ldm.callbacks.rewinding import last_good, save_last
+from ldm.callbacks.run import RunRecord
 from ldm.callbacks.spikes import FlatDetector, Spike, SpikeDetector
 from ldm.config import ConfigError
 from ldm.log import log
@@ -66,7 +67,7 @@ class Guard(pl.Callback):
         *,
         max_skips: int = 10,
         max_dumps: int = 5,
-        on_spike: Literal["warn", "rewind_and_skip", "rewind_and_lower"] = "warn",
+        on_spike: Literal["warn", "rewind_and_skip", "rewind_and_lower"] = "rewind_and_skip",
         window: int = 200,
         threshold: float = 8.0,
         patience: int = 8,
@@ -98,7 +99,7 @@ class Guard(pl.Callback):
         self._step: Step | None = None
         self._unread: deque[tuple[Step, Late]] = deque()
         self._found: list[Spike] = []
-        self._rewinding = False
+        self._rewinding = self._is_changed = False
 
     # hooks
 
@@ -312,11 +313,24 @@ class Guard(pl.Callback):
             **self._lasting(),
         }
 
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Learn whether the run goes on with another configuration."""
+        records = [each for each in trainer.callbacks if isinstance(each, RunRecord)]  # type: ignore[attr-defined]
+        was = checkpoint.get("config")
+        self._is_changed = any(record.project != was for record in records)
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take it up; what led to a rewind is not forgotten by it."""
-        self.spikes.load_state_dict(state_dict["spikes"])
-        self.flat.load_state_dict(state_dict["flat"])
-        self.guess, self.in_a_row = state_dict["guess"], state_dict["in_a_row"]
+        """Take it up; what led to a rewind is not forgotten by it.
+
+        Losses of another configuration say nothing of what is a spike in this one.
+        """
+        if not self._is_changed:
+            self.spikes.load_state_dict(state_dict["spikes"])
+            self.flat.load_state_dict(state_dict["flat"])
+            self.guess = state_dict["guess"]
+        self.in_a_row = state_dict["in_a_row"]
         if self._rewinding:
             return
         for name in self._lasting():

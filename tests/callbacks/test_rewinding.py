@@ -8,7 +8,9 @@ import pytorch_lightning as pl
 import torch
 
 from ldm.callbacks.divergence import Diverged
+from ldm.callbacks.guard import Guard
 from ldm.callbacks.rewinding import _newest
+from ldm.callbacks.run import RunRecord
 from ldm.callbacks.spikes import FlatDetector, SpikeDetector
 from ldm.cli import trainer as made
 from ldm.cli.train import train
@@ -214,10 +216,26 @@ def test_retries_come_to_an_end(tmp_path, caplog_ldm):
 
 
 @pytest.mark.slow
-def test_by_default_a_spike_is_warned_of(tmp_path, caplog_ldm):
-    run = train_it(tmp_path, Broken(), steps=BROKEN + 4)
+def test_a_spike_may_be_warned_of_alone(tmp_path, caplog_ldm):
+    run = train_it(tmp_path, Broken(), steps=BROKEN + 4, on_spike="warn")
     assert "robust standard deviations higher" in caplog_ldm.text
     assert guard_state(run)["num_rewinds"] == 0
+
+
+@pytest.mark.parametrize("is_changed", [False, True])
+def test_losses_of_another_configuration_are_forgotten(tmp_path, is_changed):
+    config = {"data": {"params": {"seed": 1}}}
+    old = RunRecord(tmp_path, "", config)
+    new = RunRecord(tmp_path, "", {**config, "model": {}} if is_changed else config)
+    guard = Guard(tmp_path)
+    guard.spikes.update(0, 0.5)
+    state, other = guard.state_dict(), Guard(tmp_path)
+    trainer = pl.Trainer(
+        accelerator="cpu", callbacks=[new], logger=False, default_root_dir=tmp_path
+    )
+    other.on_load_checkpoint(trainer, pl.LightningModule(), {"config": old.project})
+    other.load_state_dict(state)
+    assert other.spikes.state_dict()["losses"] == ([] if is_changed else [0.5])
 
 
 def test_what_was_trained_anew_is_not_gone_back_to(tmp_path):
