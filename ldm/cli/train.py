@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import pdb
 import signal
 import traceback
@@ -64,10 +65,14 @@ def train(argv: Sequence[str]) -> RunDir:
 
 def _checked(args: Arguments) -> RunDir:
     """Report what would be trained; nothing is held or written."""
-    from ldm.cli.report.command import report
+    gc.disable()  # imports and traces make much and drop little: looking for it takes a second
+    try:
+        from ldm.cli.report.command import report
 
-    with ExitStack() as holding:
-        return report(args, run_dir(replace(args, train=False), holding))
+        with ExitStack() as holding:
+            return report(args, run_dir(replace(args, train=False), holding))
+    finally:
+        gc.enable()
 
 
 def _train(args: Arguments, run: RunDir, holding: ExitStack) -> None:

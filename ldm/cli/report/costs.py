@@ -143,7 +143,8 @@ def _peak_of_training(
 
     Of two steps, the optimizer's state made after the first.
     """
-    states = [round(p.nbytes * ratio) for p in learned(model) for ratio in _state_ratios(model)]
+    ratios = _state_ratios(model)
+    states = [round(p.nbytes * ratio) for p in learned(model) for ratio in ratios]
     holds_all = isinstance(model, FirstStageModule)  # micro-batches, until its step is complete
     most = min(plan.accumulate, _TRACED) if holds_all else 1
     adds = plan.accumulate > 1 and not holds_all
