@@ -122,6 +122,7 @@ def _run(
     import pytorch_lightning as pl
 
     from ldm.callbacks.run import RunRecord
+    from ldm.cli.out_of_memory import advised_training
     from ldm.cli.trainer import build_trainer, is_trial
 
     seed = config["data"]["params"]["seed"]
@@ -143,7 +144,9 @@ def _run(
     if not is_trial(options):
         log.info("run directory: %s", run.path)
     try:
-        _fit(trainer, model, data, run, is_trained=args.train, is_tested=is_tested)
+        advice = advised_training(trainer, model, data, config["model"], is_debugged=args.debug)
+        with advice:
+            _fit(trainer, model, data, run, is_trained=args.train, is_tested=is_tested)
         is_resumed = run.resume_from is not None and args.train and not is_trial(options)
         if is_resumed and not record.has_begun:
             _say_finished(run, trainer.global_step, is_expected=args.auto_resume)
