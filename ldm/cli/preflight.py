@@ -29,7 +29,7 @@ from ldm.tensor import to_image_tensor
 
 __all__ = ["preflight"]
 
-LOGGED = ("batch", "split")  # arguments of `log_images` that the image logger gives itself
+LOGGED = ("batch", "split", "micro_batch")  # arguments that the image logger gives itself
 SPLITS = ("train", "validation", "test")  # sets that the model sees
 
 

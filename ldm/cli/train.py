@@ -100,6 +100,7 @@ def _run(
     import pytorch_lightning as pl
 
     from ldm.callbacks.run import RunRecord
+    from ldm.cli.out_of_memory import advised_training
     from ldm.cli.trainer import build_trainer, is_trial
 
     seed = config["data"]["params"]["seed"]
@@ -120,7 +121,8 @@ def _run(
     if not is_trial(options):
         log.info("run directory: %s", run.path)
     try:
-        with taken_back_on_error(run):
+        advice = advised_training(trainer, model, data, config["model"], is_debugged=args.debug)
+        with taken_back_on_error(run), advice:
             _fit(trainer, model, data, run, is_trained=args.train, is_tested=is_tested)
         is_resumed = run.resume_from is not None and args.train and not is_trial(options)
         if is_resumed and not record.has_begun:

@@ -22,6 +22,7 @@ from ldm.callbacks.checkpoints import LastCheckpoint
 from ldm.callbacks.images import ImageLogger
 from ldm.callbacks.metrics_file import LoggedBeforeSaved, MetricsFile
 from ldm.callbacks.monitor import MonitorCheck
+from ldm.callbacks.out_of_memory import RoomToSave
 from ldm.callbacks.pending import PendingValidation
 from ldm.callbacks.progress import TrainingProgress
 from ldm.callbacks.rate import GivenRate
@@ -198,7 +199,7 @@ def build_trainer(
         **options,
     }
     plain = is_trial(options)
-    callbacks: list[Callback] = [SeededSteps(record.seed), GivenRate()]
+    callbacks: list[Callback] = [RoomToSave(), SeededSteps(record.seed), GivenRate()]
     callbacks += [PendingValidation(), LoggedBeforeSaved()]
     callbacks += _callbacks(lightning.get("callbacks") or {}, run, plain=plain)
     if not plain:
@@ -207,7 +208,7 @@ def build_trainer(
         callbacks += _checkpoints(lightning.get("modelcheckpoint"), run, monitor)
     if arguments.pop("enable_progress_bar", True) and not plain:
         callbacks.append(TrainingProgress())
-    own = _resume_params((lightning.get("modelcheckpoint") or {}).get("params") or {})
+    own = resume_params((lightning.get("modelcheckpoint") or {}).get("params") or {})
     io = AtomicCheckpointIO(keep=own["resume_points"], in_background=own["in_background"])
     try:
         return CheckedTrainer(
@@ -252,7 +253,7 @@ def _check_tensorboard(params: Mapping[str, Any]) -> None:
 
 def _checkpoints(block: Any, run: RunDir, monitor: str | None) -> list[Callback]:
     params = dict((block or {}).get("params") or {})
-    own = _resume_params(params)
+    own = resume_params(params)
     last = LastCheckpoint(
         run.checkpoints,
         every_n_steps=own["every_n_train_steps"],
@@ -279,7 +280,7 @@ def _checkpoints(block: Any, run: RunDir, monitor: str | None) -> list[Callback]
     return [MonitorCheck(monitor), best, last]
 
 
-def _resume_params(params: Mapping[str, Any]) -> dict[str, Any]:
+def resume_params(params: Mapping[str, Any]) -> dict[str, Any]:
     """Those parameters of `lightning.modelcheckpoint` that are about `last.ckpt`."""
     own = RESUME_PARAMS | {name: params[name] for name in RESUME_PARAMS if name in params}
     key = "lightning.modelcheckpoint.params"

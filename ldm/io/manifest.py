@@ -65,7 +65,7 @@ def entries(directory: Path) -> dict[str, Entry]:
     path = directory / MANIFEST
     try:
         found = json.loads(path.read_text(encoding="utf-8"))["files"]
-        return {each["file"]: Entry(**each) for each in found}
+        return {entry.file: entry for entry in (_entry(each) for each in found)}
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -140,6 +140,17 @@ def newest_valid(directory: Path) -> Path | None:
         elif path.name in found or _is_whole(path):
             return last if _is_same(last, path) else path
     return None
+
+
+def _entry(found: dict[str, Any]) -> Entry:
+    """An entry as it was read; ValueError or TypeError when it is none."""
+    entry = Entry(**found)
+    names = [entry.file] if entry.needs is None else [entry.file, entry.needs]
+    if any(name in ("", "..") or Path(name).name != name for name in names):
+        raise ValueError(f"{names} are no names of files")
+    if not isinstance(entry.size, int) or not isinstance(entry.time, int | float):
+        raise TypeError("size and time are numbers")
+    return entry
 
 
 def _damage_of_needed(path: Path, file: str | None) -> str | None:

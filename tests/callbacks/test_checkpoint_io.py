@@ -16,8 +16,12 @@ from ldm.callbacks.checked import CheckedTrainer
 from ldm.callbacks.checkpoint_io import AtomicCheckpointIO
 from ldm.callbacks.checkpoints import EXIT_UNSAVED, LastCheckpoint, NotSaved
 from ldm.callbacks.signals import signals_restored
+from ldm.cli.rundir import RunDir
+from ldm.cli.trainer import HISTORY, HISTORY_PARAMS, callback_configs, resume_params
+from ldm.config import ConfigError
 from ldm.io import atomic
-from ldm.io.manifest import damage, newest_valid
+from ldm.io.checkpoint import load_state
+from ldm.io.manifest import damage, entries, newest_valid
 from tests.io.test_store import checkpoint, step_of
 from tests.models.processes import in_two_processes
 
@@ -241,18 +245,13 @@ def fit(directory, *callbacks, **options):
     return trainer
 
 
-def full_from(step, monkeypatch, until=None):
-    """The disk is full from a step on, until another."""
-    before = atomic.reached
-    acts = {f"step{step}": lambda: monkeypatch.setattr(atomic, "reached", failing("middle"))}
-    if until is not None:
-        acts[f"step{until}"] = lambda: monkeypatch.setattr(atomic, "reached", before)
-    return At(**acts)
-
-
 def test_training_goes_on_over_a_full_disk(tmp_path, monkeypatch, caplog_ldm):
     last = LastCheckpoint(tmp_path, every_n_steps=2)
-    fit(tmp_path, last, full_from(3, monkeypatch, until=5))
+    disk = At(
+        step3=lambda: monkeypatch.setattr(atomic, "reached", failing("middle")),
+        step5=monkeypatch.undo,
+    )
+    fit(tmp_path, last, disk)
     (said,) = errors(caplog_ldm)
     assert "last.ckpt of step 4: No space left on device" in said
     assert said.endswith("resume-000000002.ckpt still stands, and step 6 tries again")
@@ -265,8 +264,13 @@ def test_an_end_that_cannot_be_saved_ends_with_a_code_of_its_own(
 ):
     io = AtomicCheckpointIO(in_background=in_background)
     last = LastCheckpoint(tmp_path, every_n_steps=2)
+
+    def fill():
+        io.wait()  # for the save of step 4
+        monkeypatch.setattr(atomic, "reached", failing("middle"))
+
     with pytest.raises(NotSaved) as ended:
-        fit(tmp_path, last, full_from(5, monkeypatch), plugins=[io])
+        fit(tmp_path, last, At(step5=fill), plugins=[io])
     assert ended.value.code == EXIT_UNSAVED == 74
     assert "the state of step 6 is lost" in errors(caplog_ldm)[-1]
     assert step_of(newest_valid(tmp_path)) == 4
@@ -294,7 +298,7 @@ def test_the_best_the_last_and_the_first_stage_are_in_one_manifest(tmp_path):
         "last.ckpt",
         "manifest.json",
         "resume-000000004.ckpt",
-        "resume-000000006-2.ckpt",  # at the last step, and after its validation
+        "resume-000000006.ckpt",  # after the validation of the last step
         "step=4.ckpt",
         "step=6.ckpt",
     ]
@@ -308,6 +312,46 @@ def test_a_first_stage_stays_in_the_checkpoints_on_demand(tmp_path):
     state = torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"]
     assert "first_stage_model.weight" in state
     assert not list(tmp_path.glob("first_stage-*"))
+
+
+def test_the_history_is_bounded_and_in_a_manifest_of_its_own(tmp_path):
+    params = {**HISTORY_PARAMS, "every_n_train_steps": 1, "save_top_k": 2}
+    fit(tmp_path, ModelCheckpoint(tmp_path / "history", **params), LastCheckpoint(tmp_path))
+    kept = ["epoch=000000-step=000000005.ckpt", "epoch=000000-step=000000006.ckpt"]
+    assert sorted(path.name for path in (tmp_path / "history").glob("*.ckpt")) == kept
+    assert sorted(entries(tmp_path / "history")) == kept
+    for name in kept:
+        assert "first_stage_model.weight" in load_state(tmp_path / "history" / name)
+
+
+@pytest.mark.parametrize(
+    ("given", "top", "mode"),
+    [
+        ({}, 10, "max"),
+        ({"save_top_k": -1}, -1, "max"),  # published
+        ({"save_top_k": 4, "every_n_train_steps": 5000}, 4, "max"),
+        ({"monitor": "val/loss"}, 10, "min"),
+    ],
+)
+def test_the_bound_of_the_history_is_a_parameter(tmp_path, given, top, mode):
+    run = RunDir(tmp_path, "now")
+    params = callback_configs({HISTORY: {"params": given}}, run)[HISTORY]["params"]
+    assert (params["save_top_k"], params["mode"]) == (top, mode)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("every_n_train_steps", 0),
+        ("resume_points", 0),
+        ("resume_points", True),
+        ("embed_first_stage", "yes"),
+        ("in_background", 1),
+    ],
+)
+def test_parameters_out_of_range_are_named(name, value):
+    with pytest.raises(ConfigError, match=f"modelcheckpoint.params.{name}: {value!r}; expected"):
+        resume_params({name: value})
 
 
 def unsaved(rank, world, directory):
