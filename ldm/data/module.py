@@ -174,7 +174,7 @@ class DataModuleFromConfig(pl.LightningDataModule):
             batches = self._resume["samples"] // (self.batch_size * self._rank()[1])
             sampler.set_epoch(self._resume["epoch"])
             sampler.set_start(batches)
-            self._tell_lightning(self._resume["epoch"], batches, len(loader))
+            self._tell_lightning(self._resume["epoch"], batches, self._limited(len(loader)))
             self._resume = {}
         return loader
 
@@ -234,6 +234,13 @@ class DataModuleFromConfig(pl.LightningDataModule):
         to_complete = progress.processed - progress.completed
         progress.ready = progress.started = progress.processed = batches
         progress.completed = batches - to_complete
+
+    def _limited(self, batches: int) -> int:
+        """Batches of an epoch that are trained on."""
+        limit: Any = None if self.trainer is None else self.trainer.limit_train_batches
+        if limit is None:
+            return batches
+        return min(batches, limit) if isinstance(limit, int) else int(batches * limit)
 
     def _loader(self, name: str, accumulate: int = 1) -> Loader:
         rank, world_size = self._rank()
