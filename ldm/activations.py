@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +34,7 @@ __all__ = [
     "measured",
     "saved_bytes",
     "step_memory",
+    "traced",
 ]
 
 Batch = Mapping[str, Any]
@@ -68,6 +69,7 @@ def step_memory(
     device: torch.device | str = "cpu",
     precision: str = "32-true",
     checkpointing: bool | None = None,
+    trains: bool = True,
 ) -> StepMemory:
     """What an optimizer step of a model on these micro-batches takes.
 
@@ -77,23 +79,41 @@ def step_memory(
     device: where the step would run. A GPU's kernels can be told on a machine that has one.
     precision: Lightning's name, see `autocast_dtype`.
     checkpointing: of the U-Net's blocks; None for what the model has.
+    trains: false for a step of validation, without gradients.
+    Raises RuntimeError, or whatever the model does, when its step cannot be followed.
     """
-    device = torch.device(device)
+    device, dtype = torch.device(device), autocast_dtype(precision)
+    with _tracing(model, device) as mode:
+        told = [{k: _sent(v, mode, device) for k, v in batch.items()} for batch in batches]
+        is_set = checkpointing is not None
+        # lists are of layouts, which encoders read as arrays; others need not pay for that
+        has_lists = any(isinstance(each, list) for batch in batches for each in batch.values())
+        arrays = _HostArrays() if has_lists else nullcontext()
+        with checkpointed(model, bool(checkpointing)) if is_set else nullcontext(), mode, arrays:
+            function = _gradients if trains else _evaluation
+            return measured(model, lambda: function(model, told, device, dtype))
+
+
+def traced(model: nn.Module, function: Callable[[], object], device: torch.device) -> StepMemory:
+    """What a function of a model takes, found on tensors without numbers.
+
+    model: see `step_memory`.  device: where the function runs.
+    """
+    with _tracing(model, device) as mode, mode, _HostArrays():
+        return measured(model, function)
+
+
+@contextmanager
+def _tracing(model: nn.Module, device: torch.device) -> Iterator[FakeTensorMode]:
+    """Have a model be without numbers inside."""
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     with ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
-        warnings.simplefilter("ignore")  # of logging without a trainer, of a GPU that is not there
+        warnings.simplefilter("ignore")  # of logging without a trainer
         if any(module._compiled_call_impl is not None for module in model.modules()):
             stack.enter_context(torch.compiler.set_stance("force_eager"))  # seconds to import
         stack.enter_context(_without_numbers(model, mode, device))
-        if checkpointing is not None:
-            stack.enter_context(checkpointed(model, checkpointing))
-        told = [{k: _sent(v, mode, device) for k, v in batch.items()} for batch in batches]
-        stack.enter_context(mode)
-        stack.enter_context(_HostReads())
-        stack.enter_context(_HostArrays())
-        dtype = autocast_dtype(precision)
-        return measured(model, lambda: _gradients(model, told, device, dtype))
+        yield mode
 
 
 def measured(model: nn.Module, step: Callable[[], object]) -> StepMemory:
@@ -157,6 +177,22 @@ def _gradients(
         del loss
 
 
+def _evaluation(
+    model: Any, batches: Sequence[Batch], device: torch.device, dtype: torch.dtype | None
+) -> None:
+    """Forward passes as validation makes them, of as much as takes memory."""
+    model.eval()
+    with torch.no_grad(), _autocast(device, dtype):
+        for index, batch in enumerate(batches):
+            if isinstance(model, FirstStageModule):
+                images = model.get_input(batch)
+                made = model.autoencode(images, None).reconstruction
+                model.loss.reconstruction(images, made)
+                model.loss.judge(made)
+            else:
+                model.training_step(batch, index)
+
+
 def _autocast(device: torch.device, dtype: torch.dtype | None) -> torch.autocast:
     return torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None)
 
@@ -210,18 +246,6 @@ def _sent(entry: Any, mode: FakeTensorMode, device: torch.device) -> Any:
     return tree_map(lambda value: _described(value, mode, device), entry)
 
 
-class _HostReads(TorchDispatchMode):
-    """Answers a program that reads a number which is not there: it is 0."""
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
-    ) -> Any:
-        if func is torch.ops.aten._local_scalar_dense.default:
-            dtype = args[0].dtype
-            return False if dtype == torch.bool else 0.0 if dtype.is_floating_point else 0
-        return func(*args, **(kwargs or {}))
-
-
 class _HostArrays(TorchFunctionMode):
     """Gives a program that reads an array the numbers where they are there, and else ones."""
 
@@ -237,22 +261,29 @@ class _HostArrays(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-class _Live(TorchDispatchMode):
+def _zero(dtype: torch.dtype) -> bool | int | float:
+    """What a program gets that reads a number which is not there."""
+    return False if dtype == torch.bool else 0.0 if dtype.is_floating_point else 0
+
+
+class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Adds up the memory that operations make, as long as it lives.
 
     given: tensors that do not count.
     """
 
     def __init__(self, given: Iterable[Tensor]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.peak = 0
         self._known = weakref.WeakKeyDictionary({t.untyped_storage(): 0 for t in given})
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
+        if func is torch.ops.aten._local_scalar_dense.default and isinstance(args[0], FakeTensor):
+            return _zero(args[0].dtype)
         made = func(*args, **(kwargs or {}))
-        for value in tree_leaves(made):
+        for value in (made,) if isinstance(made, Tensor) else tree_leaves(made):
             if isinstance(value, Tensor):
                 self._count(value.untyped_storage())
         return made

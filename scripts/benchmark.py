@@ -1,15 +1,18 @@
 """Measure the training step of a configuration, beside the same networks of diffusers if asked.
 
-With --sampling: drawing, beside the bare calls of its network.
+With --sampling: drawing, beside the bare calls of its network. With --safety: the same training
+with the callbacks that keep it safe and without.
 
 python scripts/benchmark.py configs/quickstart/ldm.yaml
 python scripts/benchmark.py configs/benchmark/uncond.yaml --against diffusers --precision fp32
 python scripts/benchmark.py configs/benchmark/sampling-kl-f8.yaml --sampling
+python scripts/benchmark.py configs/tiny/ldm-class.yaml --safety
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -34,8 +37,13 @@ def benchmark(argv: Sequence[str]) -> None:
         is_compiled=args.compile,
     )
     setting.apply()
+    if args.safety and (args.sampling or args.against):
+        raise ConfigError("--safety: measured alone, leave --sampling and --against out")
     if args.sampling and args.against:
         raise ConfigError("--sampling: compared with the network alone, leave --against out")
+    if args.safety:
+        _safety(args, setting)
+        return
     block = measured_block(args.config, args.overrides)
     model = without_weights(block)
     print(f"{args.config}, {args.precision}, batch {args.batch_size}; {machine(setting)}")
@@ -59,6 +67,24 @@ def benchmark(argv: Sequence[str]) -> None:
     print(table(found))
     if not is_first_stage(model):
         print(sampler_line(setting, against=args.against))
+
+
+def _safety(args: argparse.Namespace, setting: Setting) -> None:
+    """Train with the callbacks that keep a training safe, and without, in turns."""
+    from ldm.cli.safety_cost import SAVED_EVERY, safety_costs
+
+    precision = "bf16-mixed" if args.precision == "bf16" else "32-true"
+    load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
+    print(f"{args.config}, {precision}; {machine(setting)}{load}")
+    found = safety_costs(
+        args.config, args.overrides, precision=precision, device=args.device, rounds=args.rounds
+    )
+    print(f"a step without any: {found.step:.3g} s, wall {found.wall:.3g} s")
+    print(found.table())
+    print(
+        f"a checkpoint: {found.saving:.3g} s of wall time; every {SAVED_EVERY} steps "
+        f"{100 * found.saving_share:.3f} % of theirs"
+    )
 
 
 def _sampling(drawing: Drawing, steps: int) -> None:
@@ -103,6 +129,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     parser.add_argument("--compile", action="store_true", help="compile the networks")
     parser.add_argument("--sampling", action="store_true", help="measure drawing instead")
+    parser.add_argument("--safety", action="store_true", help="measure what safety costs instead")
     parser.add_argument(
         "--steps", type=_positive, default=50, help="of the first solver drawn with"
     )

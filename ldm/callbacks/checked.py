@@ -1,4 +1,4 @@
-"""A trainer that never stores weights that are no finite numbers."""
+"""A trainer that never stores weights that are no finite numbers, and goes back when told so."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 import pytorch_lightning as pl
 
 from ldm.callbacks.checkpoints import LastCheckpoint
-from ldm.callbacks.divergence import Diverged, non_finite
+from ldm.callbacks.divergence import Diverged, Rewound, non_finite
+from ldm.callbacks.guard import Guard
 from ldm.log import log
 from ldm.ranks import sum_over_ranks
 
@@ -19,7 +20,19 @@ class CheckedTrainer(pl.Trainer):
     """Lightning's trainer, which writes no checkpoint of weights that are not finite.
 
     It ends the training instead, in all processes. Checking waits for the device, as writing does.
+    Where a guard takes a training back to a checkpoint, it is fitted again from there.
     """
+
+    def fit(self, model: pl.LightningModule, *args: Any, **options: Any) -> None:
+        """As Lightning's, as often as a guard goes back."""
+        while True:
+            try:
+                super().fit(model, *args, **options)
+                return
+            except Rewound as rewound:
+                options["ckpt_path"] = str(rewound.path)
+                # what Lightning leaves out after an exception
+                model.on_fit_end()
 
     def save_checkpoint(
         self,
@@ -31,6 +44,9 @@ class CheckedTrainer(pl.Trainer):
 
         Raises Diverged, after the first process has said so.
         """
+        for guard in self.callbacks:  # type: ignore[attr-defined]
+            if isinstance(guard, Guard):
+                guard.settle(self)
         count = non_finite(self.lightning_module).to(self.strategy.root_device)
         if total := int(sum_over_ranks(count)):
             if self.is_global_zero:

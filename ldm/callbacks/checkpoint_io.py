@@ -11,10 +11,9 @@ from typing import Any
 import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 
-from ldm.config import ConfigError
 from ldm.io import store
 from ldm.io.first_stage import FirstStageFile, with_first_stage
-from ldm.io.manifest import LAST, damage
+from ldm.io.manifest import LAST, require_intact
 from ldm.io.snapshot import is_on_device, on_host
 from ldm.log import log
 
@@ -94,11 +93,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         missing.
         """
         self.wait()
-        if reason := damage(path):
-            raise ConfigError(
-                f"{path}: damaged, {reason}; expected the file as it was written: take an earlier "
-                "one, or save what you have changed under another name"
-            )
+        require_intact(path)
         read = torch.load(path, map_location=map_location, weights_only=True)
         return with_first_stage(read, Path(path))  # type: ignore[no-any-return]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,10 @@ from torch import nn
 
 from ldm.callbacks.checkpoint_io import AtomicCheckpointIO
 from ldm.callbacks.divergence import Diverged, non_finite
+from ldm.callbacks.pending import common_batches, validation_follows
 from ldm.callbacks.progress import accumulation
-from ldm.callbacks.signals import ENDING, Signals, Stopped
+from ldm.callbacks.signals import Signals, Stopped
+from ldm.callbacks.stopping import is_end
 from ldm.io.first_stage import FirstStageFile
 from ldm.log import log
 from ldm.ranks import alone
@@ -36,8 +37,9 @@ class LastCheckpoint(Checkpoint):
 
     Written every `every_n_steps` optimizer steps, after each validation, at the end, and when an
     exception ends training (which then shows its own traceback). A signal is answered at the end
-    of the optimizer step during which it came: SIGUSR1 saves and goes on, SIGTERM and Ctrl-C save
-    and stop. A second Ctrl-C interrupts at once.
+    of the optimizer step during which it came: SIGTERM, Ctrl-C and the deadline save and stop;
+    SIGUSR1 saves and goes on, or saves and has a job of SLURM requeued. A second Ctrl-C interrupts
+    at once.
 
     A checkpoint is of a whole optimizer step: batches of one that was not complete are taken again.
 
@@ -47,6 +49,7 @@ class LastCheckpoint(Checkpoint):
     directory: where the file goes.
     every_n_steps: optimizer steps between two writes.
     agree_every: with several processes on devices, steps between two agreements on a signal.
+    deadline: when to save and stop, on the clock of `time.monotonic`; None never.
     embed_first_stage: keep the frozen first stage in each checkpoint, not in a file beside them.
     """
 
@@ -56,28 +59,25 @@ class LastCheckpoint(Checkpoint):
         *,
         every_n_steps: int = 1000,
         agree_every: int = 20,
+        deadline: float | None = None,
         embed_first_stage: bool = False,
     ) -> None:
         self.path = Path(directory) / "last.ckpt"
         self.every_n_steps = every_n_steps
         self.embed_first_stage = embed_first_stage
-        self._signals = Signals(agree_every)
+        self._signals = Signals(agree_every, deadline)
         self._saved_at = -1
         self._is_training = False
+        self._common_batches = 0
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Listen to the signals, before the processes that read data are started."""
         if (io := _io(trainer)) and not self.embed_first_stage and _has_frozen(pl_module):
             io.first_stage = FirstStageFile(self.path.parent)
-        self._signals.listen()
-        # Lightning asks all processes about SIGTERM in every step and waits for the answer on
-        # the host, which stalls the device; `Signals` does it now and then.
-        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _nothing  # type: ignore[method-assign]
+        self._signals.take_over(trainer)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """From here on there is something to lose."""
-        # once more: Lightning's own answer to SIGTERM, now in place, waits for all processes
-        self._signals.listen()
         self._is_training = True
         self._saved_at = trainer.global_step
 
@@ -95,11 +95,19 @@ class LastCheckpoint(Checkpoint):
         if (batch_idx + 1) % accumulation(trainer) and not trainer.is_last_batch:
             return
         step = trainer.global_step
-        # the end is saved here, where a longer run would pass by, and not after it
+        # the end is saved here, where a longer run would pass by, and not after it; but before its
+        # validation it is none yet, as a run that has reached it is not gone on from
         is_end = trainer.should_stop or step == trainer.max_steps
+        if is_end and validation_follows(trainer):
+            return
         if is_end or step // self.every_n_steps != self._saved_at // self.every_n_steps:
             self._save(trainer)
         self._answer_signals(trainer, step)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Learn how many batches all processes have: only in these can they agree."""
+        if self._is_training:
+            self._common_batches = common_batches(trainer)
 
     def on_validation_batch_end(
         self,
@@ -111,7 +119,7 @@ class LastCheckpoint(Checkpoint):
         dataloader_idx: int = 0,
     ) -> None:
         """A signal need not wait for the end of validation."""
-        if self._is_training:
+        if self._is_training and batch_idx < self._common_batches:
             self._answer_signals(trainer, batch_idx + 1)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -163,15 +171,10 @@ class LastCheckpoint(Checkpoint):
         """Do what was asked for; with several processes on devices, on some counts only."""
         for number in self._signals.asked(trainer, count):
             self._save(trainer)
-            is_end = number in ENDING
-            if self._has_failed(trainer):
-                if is_end:
-                    self._give_up(trainer)
-                continue
-            what = "saved %s and stopped at step %d" if is_end else "saved %s at step %d"
-            log.info(f"%s: {what}", signal.Signals(number).name, self.path, trainer.global_step)
-            if is_end:
-                raise Stopped(number)
+            if not self._has_failed(trainer):
+                self._signals.answer(number, trainer, self.path)
+            elif is_end(number):
+                self._give_up(trainer)
 
     def _save(self, trainer: pl.Trainer) -> None:
         step = trainer.global_step
@@ -224,6 +227,3 @@ def _has_frozen(model: pl.LightningModule) -> bool:
     """Whether a model has a first stage that does not learn."""
     stage = getattr(model, "first_stage_model", None)
     return isinstance(stage, nn.Module) and not any(p.requires_grad for p in stage.parameters())
-
-
-def _nothing() -> None: ...

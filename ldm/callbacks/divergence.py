@@ -1,18 +1,31 @@
-"""Weights that are no finite numbers any more."""
+"""Trainings that lead nowhere, and weights that are no finite numbers any more."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Diverged", "non_finite"]
+__all__ = ["Diverged", "Rewound", "non_finite"]
 
 
 class Diverged(SystemExit):
-    """Training came to weights that are not finite; the process ends with code 1."""
+    """Training leads nowhere; the process ends with code 1."""
 
     def __init__(self) -> None:
         super().__init__(1)
+
+
+class Rewound(Diverged):
+    """Training is to go on from an earlier checkpoint, as `CheckedTrainer` does.
+
+    Under another trainer it ends.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
 
 
 def non_finite(model: nn.Module) -> Tensor:

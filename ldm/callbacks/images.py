@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torchvision.utils import make_grid
 
 from ldm.callbacks.throughput import batch_size
 from ldm.log import log
+from ldm.memory import is_out_of_memory, release_memory
 from ldm.ranges import Positive
 from ldm.tensor import to_uint8
 
@@ -43,6 +45,10 @@ class ImageLogger(pl.Callback):
     log_first_step: also before the first step.
     log_images_kwargs: passed on to `log_images`.
     directory: where files go, `images/` of the run by default; TensorBoard gets them too.
+    micro_batch: rows that the network is given at once; by default as many as the batch has, so
+        that a picture needs no more memory than a training step. What is drawn does not depend on
+        it. Where memory runs out nevertheless, training goes on without that picture, and the next
+        one is drawn in parts half as large.
     """
 
     def __init__(
@@ -57,6 +63,7 @@ class ImageLogger(pl.Callback):
         log_first_step: bool = False,
         log_images_kwargs: dict[str, Any] | None = None,
         directory: str | None = None,
+        micro_batch: Positive | None = None,
     ) -> None:
         if batch_frequency < 1:
             raise ValueError(f"batch_frequency is {batch_frequency}; expected 1 or more steps")
@@ -69,6 +76,7 @@ class ImageLogger(pl.Callback):
         self.log_first_step = log_first_step
         self.kwargs = log_images_kwargs or {}
         self.directory = directory
+        self.micro_batch = micro_batch
         self._early = {2**n for n in range(batch_frequency.bit_length())}
         if not increase_log_steps:
             self._early = set()
@@ -115,15 +123,53 @@ class ImageLogger(pl.Callback):
         self._last[split] = step
         if not trainer.is_global_zero:
             return
-        count = min(self.max_images, batch_size(batch))
-        was_training = module.training
-        module.eval()
-        with torch.no_grad(), trainer.precision_plugin.forward_context():
-            make: Any = module.log_images
-            pictures = make(first_examples(batch, count), split=split, **self.kwargs)
-        module.train(was_training)
+        pictures = self._pictures(trainer, module, batch, split)
+        if pictures is None:
+            release_memory()  # here, where the error and what it held are gone
+            return
         for name, images in pictures.items():
             self._write(trainer, split, name, images, index)
+
+    def _pictures(
+        self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, split: str
+    ) -> dict[str, Tensor] | None:
+        """What the model shows, on the CPU; None where there was not enough memory for it."""
+        rows = min(self.micro_batch or batch_size(batch), batch_size(batch))
+        make: Any = module.log_images
+        options = {**self.kwargs, "split": split}
+        if "micro_batch" in inspect.signature(make).parameters:
+            options["micro_batch"] = rows
+        else:
+            rows = 1  # as a first stage shows its images: there is nothing to make smaller
+        examples = first_examples(batch, min(self.max_images, batch_size(batch)))
+        was_training = module.training
+        module.eval()
+        try:
+            with torch.no_grad(), trainer.precision_plugin.forward_context():
+                pictures: dict[str, Tensor] = make(examples, **options)
+                return {name: images.cpu() for name, images in pictures.items()}
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            self._shrink(rows, str(error).partition("\n")[0])
+            return None
+        finally:
+            module.train(was_training)
+
+    def _shrink(self, rows: int, reason: str) -> None:
+        """Draw the next picture in smaller parts; nothing more where these were single images."""
+        self.disabled = rows == 1
+        half = max(rows // 2, 1)
+        next_one = "no more are made" if self.disabled else f"the next is drawn {half} at a time"
+        if self.disabled or self.micro_batch is None:  # once, and when it is given up
+            log.warning(
+                "no memory for a picture (%s): training goes on without it, and %s; to begin so, "
+                "add lightning.callbacks.image_logger.params.%s",
+                reason,
+                next_one,
+                "disabled=true" if self.disabled else f"micro_batch={half}",
+            )
+        self.micro_batch = half
 
     def _write(
         self, trainer: pl.Trainer, split: str, name: str, images: Tensor, index: int

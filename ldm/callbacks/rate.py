@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytorch_lightning as pl
@@ -24,7 +25,12 @@ class GivenRate(pl.Callback):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Remember the rates, before a checkpoint's take their place."""
-        self._given = [[_base(group) for group in each.param_groups] for each in trainer.optimizers]
+        callbacks = trainer.callbacks  # type: ignore[attr-defined]
+        # a guard that has lowered the rate is known from the checkpoint by now
+        factor = math.prod(getattr(each, "rate_factor", 1.0) for each in callbacks)
+        self._given = [
+            [factor * _base(group) for group in each.param_groups] for each in trainer.optimizers
+        ]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Put them back."""

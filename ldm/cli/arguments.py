@@ -91,6 +91,7 @@ class Arguments:
     """The parsed command line.
 
     test: true demands a test set, false leaves it out, None takes what there is.
+    auto_resume: go on with the newest run of the name, if there is one.
     seed: None leaves it to the configuration.  gpus: as given, but known to be valid.
     trainer: arguments of Lightning's Trainer.  overrides: of the form `a.b.c=value`.
     """
@@ -99,7 +100,11 @@ class Arguments:
     name: str | None = None
     resume: str | None = None
     resume_from_checkpoint: str | None = None
+    auto_resume: bool = False
     train: bool = False
+    check: bool = False
+    profile: int = 0
+    format: str = "text"
     test: bool | None = None
     debug: bool = False
     seed: int | None = None
@@ -129,6 +134,7 @@ def parse(argv: Sequence[str]) -> Arguments:
             "-n/--name starts a new run and -r/--resume goes on with one; give one of them "
             "(--resume_from_checkpoint FILE with -n goes on in a new directory)"
         )
+    _check_auto_resume(options)
     if options.resume and options.resume_from_checkpoint:
         raise ConfigError("--resume and --resume_from_checkpoint exclude each other; give one")
     if options.seed is not None and not 0 <= options.seed < 2**32:
@@ -147,6 +153,25 @@ def parse(argv: Sequence[str]) -> Arguments:
                 "--accelerator and --devices"
             )
     return Arguments(**given, test=test, trainer=trainer, overrides=overrides)
+
+
+def _check_auto_resume(options: argparse.Namespace) -> None:
+    if not options.auto_resume:
+        return
+    if options.resume:
+        raise ConfigError(
+            f"--auto-resume finds the run by its name, and -r {options.resume} names it; give one"
+        )
+    if not options.name:
+        raise ConfigError(
+            "--auto-resume goes on with the newest run of a name, or starts it; give one with -n "
+            "NAME"
+        )
+    if "/" in options.name + options.postfix:
+        raise ConfigError(
+            f"--auto-resume: looks for {options.name}{options.postfix} in the log directory "
+            "itself; expected no / in -n and -f"
+        )
 
 
 def parse_devices(gpus: str | int | list[int]) -> Devices:
@@ -174,7 +199,7 @@ def parse_devices(gpus: str | int | list[int]) -> Devices:
 
 
 _OVERRIDE = re.compile(r"\w+(\.\w+)*=")
-_UNDERSCORED = ("scale_lr", "resume_from_checkpoint")
+_UNDERSCORED = ("scale_lr", "resume_from_checkpoint", "auto_resume")
 _TAKES_TEXT = ("-n", "--name", "-f", "--postfix", "-l", "--logdir", "-p", "--project")
 
 
@@ -262,12 +287,22 @@ def _add_run_flags(group: argparse._ArgumentGroup) -> None:
     add(
         "--test", default=None, help="run the test set (after training, if there is one)", **_SWITCH
     )
+    add("--check", default=False, help="report everything wrong and what training takes", **_SWITCH)
+    add("--format", default="text", choices=("text", "json"), help="of what --check reports (text)")
+    add("--profile", type=int, default=0, metavar="N", help="with --check, time N real steps")
     add("--no-test", default=False, help="skip the test set", **_SWITCH)
     add("-r", "--resume", metavar="PATH", help="go on with this run directory or checkpoint of one")
     add(
         "--resume_from_checkpoint",
         metavar="CKPT",
         help="go on from this checkpoint in a new directory",
+    )
+    add(
+        "--auto_resume",
+        default=False,
+        help="go on with the newest run of this -n NAME, or start it: for schedulers, which say "
+        "the same words each time",
+        **_SWITCH,
     )
     add("-d", "--debug", default=False, help="stop in the debugger at an exception", **_SWITCH)
 
@@ -311,7 +346,9 @@ def _add_trainer_flags(parser: argparse.ArgumentParser) -> None:
     names = textwrap.fill(" ".join(f"--{name}" for name in TRAINER_FLAGS), 86)
     group = parser.add_argument_group(
         "arguments of Lightning's Trainer, which then override lightning.trainer of the YAML",
-        f"{names}\n(--max_steps 1000; --precision bf16-mixed, 32-true, ...)",
+        f"{names}\n(--max_steps 1000; --precision bf16-mixed, 32-true, ...; "
+        "--max_time 2h30m or HH:MM:SS since the\nprocess was started: saves, and ends with exit "
+        "code 75, which means `start me again`)",
     )
     for name in TRAINER_FLAGS:
         kind: Any = str if name in _TEXTS else _value

@@ -27,6 +27,7 @@ from ldm.config.errors import value_needed
 from ldm.data.folder import ImageFolder
 from ldm.data.mapped import write_arrays
 from ldm.data.retrieval import Neighbours, key_of, name_key, names_of, nearest_rows
+from ldm.data.substitutes import Substituted
 from ldm.hashing import hash64
 from ldm.log import log
 from ldm.tensor import to_image_tensor
@@ -238,7 +239,7 @@ def _batches(data: Any, start: int, args: argparse.Namespace) -> Iterator[tuple[
 
     return iter(
         DataLoader(
-            Subset(_Numbered(data), range(start, len(data))),
+            Subset(_Numbered(Substituted(data)), range(start, len(data))),
             batch_size=args.batch_size,
             num_workers=args.num_workers,
             collate_fn=joined,

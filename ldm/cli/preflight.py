@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from ldm.cli.preflight_encoders import check_classes, check_told
 from ldm.cli.preflight_first_stage import check_perceptual, check_precision, check_transforms
 from ldm.config import ConfigError, did_you_mean, instantiate_model
 from ldm.config.signature import parameter_problems
+from ldm.data.substitutes import first_readable
 from ldm.io.checkpoint import compare, load_state
 from ldm.io.unpickle import unpickle
 from ldm.log import log
@@ -27,9 +29,9 @@ from ldm.models.diffusion.scale import require_source
 from ldm.models.first_stage_module import FirstStageModule
 from ldm.tensor import to_image_tensor
 
-__all__ = ["preflight"]
+__all__ = ["checks", "preflight", "shape_of"]
 
-LOGGED = ("batch", "split")  # arguments of `log_images` that the image logger gives itself
+LOGGED = ("batch", "split", "micro_batch")  # arguments that the image logger gives itself
 SPLITS = ("train", "validation", "test")  # sets that the model sees
 
 
@@ -52,24 +54,63 @@ def preflight(
     channels, weights that nothing brings, and pictures that the model cannot make.
     Raises ConfigError.
     """
+    model = shape_of(block)
+    for check in checks(
+        model,
+        block,
+        data.datasets,
+        checkpoint,
+        classes=data.num_classes,
+        callbacks=callbacks,
+        precision=precision,
+    ):
+        check()
+
+
+def shape_of(block: Mapping[str, Any]) -> Any:
+    """The model of a block `model:` on the meta device: shapes without memory.
+
+    Checkpoints that it names are read. Raises ConfigError.
+    """
     with torch.device("meta"), _only_warnings():
         model = instantiate_model(block)
-    model.to("meta")  # checkpoints brought real weights, of which only the shapes matter here
-    check_classes(model, data.num_classes)
-    for split in [name for name in SPLITS if name in data.datasets] or [*data.datasets][:1]:
-        image = _checked_image(model, data.datasets[split], f"data.params.{split}")
-        if split == "train" and isinstance(model, FirstStageModule):
-            check_transforms(model, min(image.shape[:2]))
+    return model.to("meta")  # checkpoints brought real weights, of which only the shapes matter
+
+
+def checks(
+    model: Any,
+    block: Mapping[str, Any],
+    datasets: Mapping[str, Any],
+    checkpoint: Path | None = None,
+    *,
+    classes: int | None = None,
+    callbacks: Mapping[str, Any] | None = None,
+    precision: object = None,
+) -> Iterator[Callable[[], object]]:
+    """What is to be checked, one after the other; each raises ConfigError for what it finds.
+
+    model: of the block, on the meta device.  datasets: by split.  classes: of the training data,
+    None where it has no list of them.  For the others see `preflight`.
+    """
+    yield lambda: check_classes(model, classes)
+    for split in [name for name in SPLITS if name in datasets] or [*datasets][:1]:
+        yield partial(_check_split, model, datasets[split], split)
     if isinstance(model, LatentClassifier):
-        check_class_count(model, data.num_classes)
-    _check_pictures(model, callbacks or {})
+        yield lambda: check_class_count(model, classes)
+    yield lambda: _check_pictures(model, callbacks or {})
     if isinstance(model, FirstStageModule):
-        check_precision(precision)
-        check_perceptual(model, is_resumed=checkpoint is not None)
+        yield lambda: check_precision(precision)
+        yield lambda: check_perceptual(model, is_resumed=checkpoint is not None)
     if checkpoint is None:
-        _check_first_stage(model, block.get("params") or {})
+        yield lambda: _check_first_stage(model, block.get("params") or {})
     else:
-        _check_resumable(model, checkpoint)
+        yield partial(_check_resumable, model, checkpoint)
+
+
+def _check_split(model: Any, data: Any, split: str) -> None:
+    image = _checked_image(model, data, f"data.params.{split}")
+    if split == "train" and isinstance(model, FirstStageModule):
+        check_transforms(model, min(image.shape[:2]))
 
 
 @contextmanager
@@ -112,7 +153,7 @@ def _checked_image(model: Any, data: Any, origin: str) -> Tensor:
     """
     if not (hasattr(data, "__getitem__") and hasattr(data, "__len__")):
         raise ConfigError(f"{origin}.target: {type(data).__name__} is no data set; expected items")
-    sample = data[0]
+    sample = first_readable(data)
     if not isinstance(sample, Mapping):
         raise ConfigError(
             f"{origin}: an example is of type {type(sample).__name__}; expected a mapping of names "

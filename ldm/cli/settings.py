@@ -12,7 +12,7 @@ from ldm.cli.arguments import Arguments, parse_devices
 from ldm.cli.rundir import RunDir
 from ldm.config import ConfigError, load, to_plain
 
-__all__ = ["DEFAULT_SEED", "settings"]
+__all__ = ["DEFAULT_SEED", "completed", "settings"]
 
 DEFAULT_SEED = 23
 
@@ -28,7 +28,11 @@ def settings(args: Arguments, run: RunDir) -> dict[str, Any]:
 
     Raises ConfigError: an unreadable file, or a block that is missing or no mapping.
     """
-    config: dict[str, Any] = to_plain(load([*run.config_files(), *args.base], args.overrides))
+    return completed(to_plain(load([*run.config_files(), *args.base], args.overrides)), args)
+
+
+def completed(config: dict[str, Any], args: Arguments) -> dict[str, Any]:
+    """A configuration that has been read, with what the flags say put into it; see `settings`."""
     _require_blocks(config, args)
     params = _mapping(_mapping(config, "data", ""), "params", "data.")
     if args.seed is not None or params.get("seed") is None:

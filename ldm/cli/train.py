@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import pdb
+import signal
 import traceback
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from ldm.callbacks.stopping import Stopped, answer_at_once, signals_restored
 from ldm.cli.arguments import Arguments, parse
 from ldm.cli.exits import exit_code
-from ldm.cli.rundir import RunDir, checkpoint_of, new_run, resume_run, taken_back_on_error
+from ldm.cli.launch import agreed, process_count
+from ldm.cli.restarts import hold, require_same_model, run_dir, set_aside, shared_directory
+from ldm.cli.rundir import RunDir, taken_back_on_error
 from ldm.cli.settings import settings
 from ldm.config import ConfigError, check, instantiate_from_config, instantiate_model, trust
-from ldm.log import log
+from ldm.log import log, rank
 from ldm.memory import keep_freed_memory
 
 if TYPE_CHECKING:
@@ -26,7 +31,14 @@ HIGH_RATE = 1e-3  # learning rates above it get a warning
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the training command; returns the process's exit code."""
-    return exit_code(train, argv)
+    try:
+        return exit_code(train, argv)
+    except Stopped:
+        if argv is None:
+            # what remains is to end with a code that says what to do, and none of a signal
+            for number in (signal.SIGTERM, signal.SIGUSR1):
+                signal.signal(number, signal.SIG_IGN)
+        raise
 
 
 def train(argv: Sequence[str]) -> RunDir:
@@ -36,16 +48,36 @@ def train(argv: Sequence[str]) -> RunDir:
     `-t` and without a test set nothing more is done.
 
     Raises ConfigError for what the user got wrong; a new run's directory is gone again then.
+    Raises Stopped when it was asked to stop, by a signal or the time limit.
     """
     args = parse(argv)
     for package in args.trust:
         trust(package)
-    run = _run_dir(args)
+    if args.check:
+        return _checked(args)
+    with signals_restored(), ExitStack() as holding:
+        answer_at_once()
+        run = agreed(lambda: run_dir(args, holding), shared_directory(args))
+        _train(args, run, holding)
+    return run
+
+
+def _checked(args: Arguments) -> RunDir:
+    """Report what would be trained; nothing is held or written."""
+    from ldm.cli.report.command import report
+
+    with ExitStack() as holding:
+        return report(args, run_dir(replace(args, train=False), holding))
+
+
+def _train(args: Arguments, run: RunDir, holding: ExitStack) -> None:
     config = settings(args, run)
+    if args.auto_resume and run.config_files():
+        require_same_model(args, run)
     check(config)
 
     from ldm.cli.preflight import preflight  # seconds to import: only after the quick checks
-    from ldm.cli.trainer import callback_configs, make_quiet, trainer_options
+    from ldm.cli.trainer import callback_configs, is_trial, make_quiet, trainer_options
 
     make_quiet()
     options = trainer_options(config["lightning"]["trainer"])
@@ -62,19 +94,20 @@ def train(argv: Sequence[str]) -> RunDir:
     )
     if not (args.train or is_tested):
         log.info("the configuration can be trained; add -t to do so")
-        return run
-    _run(args, run, config, options, data, is_tested=is_tested)
-    return run
+        return
+    with taken_back_on_error(run):
+        if args.train and not rank() and not is_trial(options):
+            _claim(run, holding)
+        _run(args, run, config, options, data, is_tested=is_tested)
 
 
-def _run_dir(args: Arguments) -> RunDir:
-    if args.resume:
-        return resume_run(args.resume)
-    logdir = f"{args.logdir}/debug_runs" if args.debug else args.logdir
-    run = new_run(logdir, args.name, args.base, args.postfix)
-    if args.resume_from_checkpoint:
-        return replace(run, resume_from=checkpoint_of(args.resume_from_checkpoint))
-    return run
+def _claim(run: RunDir, holding: ExitStack) -> None:
+    """Make the directory of a new run, which nothing else trains then; clear one to start anew."""
+    if not run.path.exists():
+        run.path.mkdir(parents=True)
+        hold(run.path, holding)
+    if run.is_anew:
+        set_aside(run)
 
 
 def _data(config: Mapping[str, Any], args: Arguments) -> Any:
@@ -100,6 +133,7 @@ def _run(
     import pytorch_lightning as pl
 
     from ldm.callbacks.run import RunRecord
+    from ldm.cli.out_of_memory import advised_training
     from ldm.cli.trainer import build_trainer, is_trial
 
     seed = config["data"]["params"]["seed"]
@@ -108,6 +142,7 @@ def _run(
     record = RunRecord(run.configs, run.now, config)
     monitor = model.monitor if data.has_validation else None
     trainer = build_trainer(options, config["lightning"], run, monitor=monitor, record=record)
+    _check_processes(trainer.world_size)
     accumulate = getattr(model, "accumulate_grad_batches", trainer.accumulate_grad_batches)
     _check_validation(options, data, trainer, accumulate)
     model.learning_rate = _learning_rate(
@@ -120,16 +155,34 @@ def _run(
     if not is_trial(options):
         log.info("run directory: %s", run.path)
     try:
-        with taken_back_on_error(run):
+        with advised_training(trainer, model, data, config["model"], is_debugged=args.debug):
             _fit(trainer, model, data, run, is_trained=args.train, is_tested=is_tested)
         is_resumed = run.resume_from is not None and args.train and not is_trial(options)
         if is_resumed and not record.has_begun:
-            log.warning("nothing was left to train; give a higher --max_steps or --max_epochs")
+            _say_finished(run, trainer.global_step, is_expected=args.auto_resume)
     except Exception:
         if args.debug:
             traceback.print_exc()
             pdb.post_mortem()
         raise
+
+
+def _say_finished(run: RunDir, step: int, *, is_expected: bool) -> None:
+    if is_expected:
+        log.info(
+            "%s is finished: step %d was its last, and nothing is left to train", run.path, step
+        )
+    else:
+        log.warning("nothing was left to train; give a higher --max_steps or --max_epochs")
+
+
+def _check_processes(world_size: int) -> None:
+    """Processes that a launcher started must be those that Lightning counts on."""
+    if (started := process_count()) not in (1, world_size):
+        raise ConfigError(
+            f"{started} processes were started to train together, but lightning.trainer.devices x "
+            f"num_nodes is {world_size}; give --devices and --num_nodes whose product is {started}"
+        )
 
 
 def _check_validation(
@@ -215,16 +268,18 @@ def _learning_rate(
 def _fit(
     trainer: pl.Trainer, model: Any, data: Any, run: RunDir, *, is_trained: bool, is_tested: bool
 ) -> None:
-    from ldm.callbacks.signals import signals_restored
-
     path = None if run.resume_from is None else str(run.resume_from)
-    with signals_restored():
-        if is_trained:
+    if is_trained:
+        try:
             trainer.fit(model, datamodule=data, ckpt_path=path, weights_only=True)
-            written = f": {run.path}" if run.path.exists() else ""  # a trial writes nothing
-            log.info("trained to step %d%s", trainer.global_step, written)
-            path = None  # the test is of what has been trained
-        if is_tested:
-            trainer.test(model, datamodule=data, ckpt_path=path, weights_only=True, verbose=False)
-            for name, value in sorted(trainer.callback_metrics.items()):
-                log.info("%s = %.5g", name, value)
+        except Stopped as stopped:
+            stopped.wait_for_others()
+            raise
+        answer_at_once()
+        written = f": {run.path}" if run.path.exists() else ""  # a trial writes nothing
+        log.info("trained to step %d%s", trainer.global_step, written)
+        path = None  # the test is of what has been trained
+    if is_tested:
+        trainer.test(model, datamodule=data, ckpt_path=path, weights_only=True, verbose=False)
+        for name, value in sorted(trainer.callback_metrics.items()):
+            log.info("%s = %.5g", name, value)

@@ -12,15 +12,21 @@ import pytorch_lightning as pl
 import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import Callback
-from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
+from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from pytorch_lightning.strategies import DDPStrategy
 from torch.utils.tensorboard import SummaryWriter
 
 from ldm.callbacks.checked import CheckedTrainer
 from ldm.callbacks.checkpoint_io import AtomicCheckpointIO
 from ldm.callbacks.checkpoints import LastCheckpoint
+from ldm.callbacks.clock import deadline, to_seconds
+from ldm.callbacks.guard import Guard
+from ldm.callbacks.health import HealthChecks
 from ldm.callbacks.images import ImageLogger
+from ldm.callbacks.metrics_file import LoggedBeforeSaved, MetricsFile
 from ldm.callbacks.monitor import MonitorCheck
+from ldm.callbacks.out_of_memory import RoomToSave
+from ldm.callbacks.pending import PendingValidation
 from ldm.callbacks.progress import TrainingProgress
 from ldm.callbacks.rate import GivenRate
 from ldm.callbacks.run import RunRecord, SeededSteps
@@ -44,6 +50,7 @@ _NOISE = (
     r"Using ModelCheckpoint with manual optimization",  # weights after the step are what is meant
     r"Found \d+ module\(s\) in eval mode",  # the frozen first stage
     r"It is recommended to use `self.log\(",  # they are means over processes
+    r"Be aware that when using `ckpt_path`, callbacks .*: \['Guard'\]",  # it was switched off
     r"You have overridden `on_before_batch_transfer` in `LightningModule`",  # to look at labels
     r"`broadcast_buffers` is deprecated",  # its successor copies buffers at the start
     r"`ModelCheckpoint\(monitor=.*could not find the monitored key",  # MonitorCheck knows better
@@ -113,7 +120,13 @@ def trainer_options(block: Mapping[str, Any]) -> dict[str, Any]:
         options["precision"] = _default_precision(options["accelerator"])
     if options["accelerator"] != "cpu" and not options.get("deterministic"):
         options.setdefault("benchmark", True)  # images are of one size
-    if not {"max_steps", "max_epochs", "max_time"} & options.keys():
+    if options.get("max_time") is not None:
+        to_seconds(options["max_time"])  # a limit to a start, not to the run
+        if options.get("enable_checkpointing") is False:
+            raise ConfigError(
+                "lightning.trainer.max_time: ends in a checkpoint; leave out enable_checkpointing"
+            )
+    if not {"max_steps", "max_epochs"} & options.keys():
         options["max_epochs"] = 1000  # Lightning's choice, which it would warn about
     steps = options.get("max_steps", -1)
     options.setdefault("log_every_n_steps", steps if 0 < steps < _LOGGED_EVERY else _LOGGED_EVERY)
@@ -196,12 +209,15 @@ def build_trainer(
         **options,
     }
     plain = is_trial(options)
-    callbacks: list[Callback] = [SeededSteps(record.seed), GivenRate()]
+    limit = arguments.pop("max_time", None)
+    end = None if plain else deadline(None if limit is None else to_seconds(limit))
+    callbacks: list[Callback] = [RoomToSave(), SeededSteps(record.seed), GivenRate()]
+    callbacks += [PendingValidation(), LoggedBeforeSaved()]
     callbacks += _callbacks(lightning.get("callbacks") or {}, run, plain=plain)
     if not plain:
         callbacks.insert(0, record)
     if not plain and arguments.setdefault("enable_checkpointing", True):
-        callbacks += _checkpoints(lightning.get("modelcheckpoint"), run, monitor)
+        callbacks += _checkpoints(lightning.get("modelcheckpoint"), run, monitor, end)
     if arguments.pop("enable_progress_bar", True) and not plain:
         callbacks.append(TrainingProgress())
     own = resume_params((lightning.get("modelcheckpoint") or {}).get("params") or {})
@@ -228,7 +244,7 @@ def _loggers(block: Any, run: RunDir) -> list[Logger]:
         "target": block.get("target", "pytorch_lightning.loggers.TensorBoardLogger"),
         "params": defaults | (block.get("params") or {}),
     }
-    written = CSVLogger(save_dir=str(run.path), name="metrics", version=run.now)
+    written = MetricsFile(save_dir=str(run.path), name="metrics", version=run.now)
     return [instantiate_from_config(config, path="lightning.logger"), written]
 
 
@@ -247,12 +263,13 @@ def _check_tensorboard(params: Mapping[str, Any]) -> None:
             raise ConfigError(str(error)) from error
 
 
-def _checkpoints(block: Any, run: RunDir, monitor: str | None) -> list[Callback]:
+def _checkpoints(block: Any, run: RunDir, monitor: str | None, end: float | None) -> list[Callback]:
     params = dict((block or {}).get("params") or {})
     own = resume_params(params)
     last = LastCheckpoint(
         run.checkpoints,
         every_n_steps=own["every_n_train_steps"],
+        deadline=end,
         embed_first_stage=own["embed_first_stage"],
     )
     if monitor is None:
@@ -265,6 +282,8 @@ def _checkpoints(block: Any, run: RunDir, monitor: str | None) -> list[Callback]
         "save_last": False,
         # else it also looks for the metric after an epoch that ended before validation
         "save_on_train_epoch_end": False,
+        # what a run that was killed had saved already is saved in its place, not beside it
+        "enable_version_counter": False,
     }
     target = (block or {}).get("target", "pytorch_lightning.callbacks.ModelCheckpoint")
     rest = {name: value for name, value in params.items() if name not in RESUME_PARAMS}
@@ -289,6 +308,12 @@ def resume_params(params: Mapping[str, Any]) -> dict[str, Any]:
 
 def _default_callbacks(run: RunDir) -> dict[str, Any]:
     return {
+        # first, so that the others see a model that a step has not spoilt
+        "guard": {
+            "target": f"{Guard.__module__}.Guard",
+            "params": {"directory": str(run.path / "diagnosis")},
+        },
+        "health": {"target": f"{HealthChecks.__module__}.HealthChecks", "params": {}},
         "image_logger": {
             "target": f"{ImageLogger.__module__}.ImageLogger",
             "params": {"directory": str(run.path / "images")},

@@ -22,7 +22,9 @@ def from_hub(loader: Any, name: str, what: str, *needs: Sequence[str]) -> Any:
         known = " or ".join(" with ".join(files) for files in needs)
         raise ConfigError(f"{what}: the directory {name!r} lacks a file: expected {known}")
     try:
-        return loader.from_pretrained(name)
+        found = loader.from_pretrained(name)
+        if _is_made_up(found):
+            raise ValueError("its vocabulary is empty")
     except ImportError:
         raise
     except Exception as error:  # four libraries read a part each, and raise what they like
@@ -37,3 +39,10 @@ def from_hub(loader: Any, name: str, what: str, *needs: Sequence[str]) -> Any:
             f"fetched. Where there is a network run `hf download {name} --local-dir DIR`, "
             f"then give DIR here. ({reason})"
         ) from error
+    return found
+
+
+def _is_made_up(found: Any) -> bool:
+    """Whether it is a tokenizer of no words, which transformers makes where it finds no files."""
+    special = getattr(found, "all_special_tokens", None)
+    return special is not None and len(found) <= len(set(special))

@@ -8,7 +8,7 @@ model_block               the block `model`; instantiate_model makes it into the
 locate, trust             dotted paths, and which of them a configuration may name
 """
 
-from ldm.config.check import check
+from ldm.config.check import check, problems_of
 from ldm.config.construct import build, instantiate_from_config, to_plain
 from ldm.config.errors import ConfigError, did_you_mean, nearest, nearest_path, with_key
 from ldm.config.files import load
@@ -27,6 +27,7 @@ __all__ = [
     "model_block",
     "nearest",
     "nearest_path",
+    "problems_of",
     "to_plain",
     "trust",
     "with_key",

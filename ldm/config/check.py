@@ -16,7 +16,7 @@ from ldm.config.errors import ConfigError, did_you_mean, nearest, value_needed
 from ldm.config.signature import Stage, parameter_problems
 from ldm.config.targets import is_ours, locate
 
-__all__ = ["check"]
+__all__ = ["check", "problems_of"]
 
 _SHOWN = 10
 
@@ -42,16 +42,20 @@ def check(config: object) -> None:
     plain = to_plain(config)
     if not isinstance(plain, Mapping):
         raise ConfigError(f"expected a mapping with {', '.join(_BLOCKS)}, got {plain!r}")
-    problems = [
-        *_block_problems(plain),
-        *_missing_values(plain, ""),
-        *_depth_problems(plain, ""),
-        *_target_problems(plain, ""),
-    ]
+    problems = [*_missing_values(plain, ""), *problems_of(plain)]
     if len(problems) > _SHOWN:
         problems[_SHOWN:] = [f"... and {len(problems) - _SHOWN} more"]
     if problems:
         raise ConfigError("\n".join(problems))
+
+
+def problems_of(config: Mapping[str, Any]) -> list[str]:
+    """What is wrong in a plain configuration, a line each; values still to be given are not."""
+    return [
+        *_block_problems(config),
+        *_depth_problems(config, ""),
+        *_target_problems(config, ""),
+    ]
 
 
 def _block_problems(config: Mapping[str, Any]) -> Iterator[str]:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 import os
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, BinaryIO, Literal
 
 import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
+
+from ldm.data.opening import require_few_pixels, require_regular
 
 __all__ = ["Dtype", "npy_shape", "read_npy", "scaled", "with_dtype"]
 
@@ -63,6 +66,7 @@ def npy_shape(path: Path, channels: int) -> tuple[int, int]:
     Raises ValueError for another number of channels, other dimensions, and for a file that is no
     such array or shorter than its header says.
     """
+    require_regular(path)
     with path.open("rb") as file:
         shape = _header(file)
     _require_channels(shape, channels)
@@ -81,22 +85,27 @@ def read_npy(
     The file holds (H, W, channels), or (H, W) for one channel; see `scaled` for the numbers.
     Raises ValueError as `npy_shape` and `scaled` do. Nothing in the file is run.
     """
+    require_regular(path)
     with path.open("rb") as file:
-        _header(file)
+        _require_channels(_header(file), channels)
         file.seek(0)
         values = npy.read_array(file, allow_pickle=False)
-    _require_channels(values.shape, channels)
     pixels = with_dtype(scaled(values, value_range), dtype)
     return np.ascontiguousarray(pixels.reshape(*values.shape[:2], channels))
 
 
 def _header(file: BinaryIO) -> tuple[int, ...]:
     """Shape of the array in a `.npy` file, whose numbers must be there."""
+    if not os.fstat(file.fileno()).st_size:
+        raise ValueError("is empty")
     version = npy.read_magic(file)
     if version not in ((1, 0), (2, 0), (3, 0)):
         raise ValueError(f"is of version {version} of the format .npy, expected 1, 2 or 3")
     read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-    shape, _, dtype = read(file)
+    try:
+        shape, _, dtype = read(file)
+    except TokenError as error:  # NumPy takes the header apart as Python's own words
+        raise ValueError("has a damaged header") from error
     if dtype.hasobject:
         raise ValueError("holds Python objects, expected numbers")
     needed = math.prod(shape) * dtype.itemsize
@@ -107,6 +116,7 @@ def _header(file: BinaryIO) -> tuple[int, ...]:
 
 
 def _require_channels(shape: tuple[int, ...], channels: int) -> None:
+    """Raise ValueError unless it is the shape of an image, which is not too large."""
     if len(shape) not in (2, 3):
         raise ValueError(f"is of shape {shape}, expected (H, W) or (H, W, C)")
     count = shape[2] if len(shape) == 3 else 1
@@ -115,3 +125,4 @@ def _require_channels(shape: tuple[int, ...], channels: int) -> None:
         is_first = len(shape) == 3 and shape[0] == channels
         hint = f": its shape {shape} looks like (C, H, W), expected (H, W, C)" if is_first else ""
         raise ValueError(f"has {count} channel{plural}, expected {channels}{hint}")
+    require_few_pixels(*shape[:2])

@@ -13,13 +13,17 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
 from ldm.config import ConfigError
+from ldm.data.decoding import reason
 from ldm.data.listing import utf8_text
+from ldm.data.opening import require_regular
+from ldm.data.substitutes import BadSample
 from ldm.log import log
 
 __all__ = ["Captions", "decoded", "mentions_a_side", "taken"]
@@ -42,13 +46,17 @@ def taken(texts: Sequence[str], rng: np.random.Generator, *, is_random: bool) ->
 
 
 def decoded(content: bytes) -> tuple[str, bool]:
-    """A text of usual encoding, and whether that had to be guessed: Windows-1252."""
-    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return content.decode("utf-16", errors="replace"), False
-    try:
-        return content.decode("utf-8-sig"), False
-    except UnicodeDecodeError:
-        return content.decode("cp1252", errors="replace"), True
+    """A text of usual encoding, and whether that had to be guessed: Windows-1252.
+
+    Raises ValueError for what is no text in any of them, and for one with a zero byte.
+    """
+    is_marked = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    for encoding in ("utf-16",) if is_marked else ("utf-8-sig", "cp1252"):
+        with suppress(UnicodeDecodeError):
+            text = content.decode(encoding)
+            if "\0" not in text:
+                return text, encoding == "cp1252"
+    raise ValueError("is no text in UTF-8, UTF-16 with its mark, or Windows-1252")
 
 
 class Captions:
@@ -56,7 +64,8 @@ class Captions:
 
     Texts of a table are held; a `.txt` is read when asked for. Several lines of a `.txt`, or
     several rows of a table for one image, are alternatives. A `.txt` that is neither UTF-8 nor
-    marked as UTF-16 is taken for Windows-1252, which is said once.
+    marked as UTF-16 is taken for Windows-1252, which is said once; one that is no text in these is
+    a `BadSample`, when it is asked for.
     """
 
     def __init__(self, root: Path, table: Mapping[str, list[str]], beside: frozenset[str]) -> None:
@@ -98,7 +107,11 @@ class Captions:
         return lines or [""]
 
     def _text_of(self, path: Path) -> str:
-        text, is_guessed = decoded(path.read_bytes())
+        try:
+            require_regular(path)
+            text, is_guessed = decoded(path.read_bytes())
+        except (OSError, ValueError) as error:
+            raise BadSample(str(path), f"its caption: {reason(error)}") from None
         if is_guessed and not self._has_warned:
             log.warning("%s: is not UTF-8; it and others like it are read as cp1252", path)
             self._has_warned = True

@@ -106,7 +106,7 @@ class CocoBoxes(ImageFiles):
     int64, labels that count `class_names`, the file's categories in the order of their ids, and
     with a second file `caption`. Annotations of crowds and boxes without area are left out, images
     without a caption too; what is, is told. An image of another size, upright, than the file says
-    it has is bad: named, and replaced by its neighbour.
+    it has is a `BadSample`.
 
     Raises ConfigError when directory or file is missing, for a file in another form, for an
     annotation that is none, and when no image is left.

@@ -18,6 +18,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ldm.data.arrays import Dtype, scaled, with_dtype
 from ldm.data.deep import is_deep, laid_out, read_sixteen_bits, require_all_bits
+from ldm.data.opening import opened
 
 __all__ = [
     "EXTENSIONS",
@@ -48,6 +49,7 @@ UNREADABLE = (
     KeyError,
     TypeError,
     IndexError,
+    RuntimeError,  # of AVIF
     struct.error,
     tokenize.TokenError,  # of the header of a .npy
     zlib.error,
@@ -124,7 +126,7 @@ def read_image(
 
 def decoded_image(content: bytes, *, draft_side: int | None = None) -> NDArray[np.uint8]:
     """The pixels (H, W, 3) uint8 of an image file's content; see `read_image`."""
-    with Image.open(io.BytesIO(content)) as image:
+    with opened(io.BytesIO(content)) as image:
         if draft_side is not None:
             image.draft("RGB", (draft_side, draft_side))
         ImageOps.exif_transpose(image, in_place=True)
@@ -133,7 +135,7 @@ def decoded_image(content: bytes, *, draft_side: int | None = None) -> NDArray[n
 
 def stored_range(path: Path) -> tuple[float, float] | None:
     """Lowest and highest number that an image file can hold; None for one of floating point."""
-    with Image.open(path) as image:
+    with opened(path) as image:
         if image.mode == "F":
             return None
         return (0, 65535) if image.mode.startswith("I") or is_deep(image) else (0, 255)
@@ -142,7 +144,7 @@ def stored_range(path: Path) -> tuple[float, float] | None:
 def _opened(path: Path, channels: int) -> Image.Image:
     """An image file, its header read; ValueError says why where Pillow's reason says less."""
     try:
-        image = Image.open(path)
+        image = opened(path)
     except UnidentifiedImageError:
         with path.open("rb") as file:
             is_tiff = file.read(4) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")

@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from ldm.data.opening import opened
+
 __all__ = ["is_deep", "laid_out", "read_sixteen_bits", "require_all_bits"]
 
 _BITS_PER_SAMPLE, _PLANAR = 258, 284  # tags of TIFF
@@ -59,7 +61,7 @@ def read_sixteen_bits(path: Path) -> NDArray[np.uint16]:
 
     A colour that a PNG declares transparent becomes alpha.
     """
-    with Image.open(path) as image:
+    with opened(path) as image:
         if _rawmode(image) == "LA;16B":
             # its four bytes to a pixel are those of RGBA
             halves = _bytes(image, "RGBA")
@@ -70,7 +72,7 @@ def read_sixteen_bits(path: Path) -> NDArray[np.uint16]:
             )
         rawmode, key = _rawmode(image), image.info.get("transparency")
         upper = _bytes(image, rawmode)
-    with Image.open(path) as image:
+    with opened(path) as image:
         lower = _bytes(image, rawmode[:-3] + _SWAPPED[rawmode[-3:]])
     numbers = _joined(upper, lower)
     if key is None or numbers.shape[2] != 3:

@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 
 from ldm.data.images import ImageFiles
 from ldm.data.listing import existing_directory, list_files, list_or_hash
+from ldm.data.substitutes import Fault
 from ldm.data.transforms import Framing
 
 __all__ = [
@@ -132,9 +133,22 @@ class FacesHQTrain(Dataset[dict[str, Any]]):
 
     def item(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         """The sample at `index`."""
+        label, place = self._part(index)
+        return {**self._parts[label].item(place, rng), "class_label": label}
+
+    def name_of(self, index: int) -> str:
+        """The file of a sample."""
+        label, place = self._part(index)
+        return self._parts[label].name_of(place)
+
+    def known_bad(self) -> list[Fault]:
+        """The samples of both that are known to be bad."""
+        return [fault for part in self._parts for fault in part.known_bad()]
+
+    def _part(self, index: int) -> tuple[int, int]:
+        """Which of the two a sample is of, and its place there."""
         first = len(self._parts[0])
-        label = int(index >= first)
-        return {**self._parts[label].item(index - label * first, rng), "class_label": label}
+        return (0, index) if index < first else (1, index - first)
 
 
 class FacesHQValidation(FacesHQTrain):

@@ -1,8 +1,7 @@
 """Images in files: what every data set of files has in common.
 
-Files that cannot be used are counted, named once, and replaced by their next good neighbour in the
-list. Which sample takes whose place depends on the list alone, so it is the same in every process
-and every epoch.
+A file that cannot be used is a `BadSample`; what becomes of it is for others to say
+(`ldm.data.substitutes`). Headers are looked at in the beginning, for some seconds.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ from ldm.data.captions import mentions_a_side
 from ldm.data.decoding import UNREADABLE, reason
 from ldm.data.listing import class_of
 from ldm.data.pixels import PixelFormat
+from ldm.data.substitutes import BadSample, Fault, printable
 from ldm.data.transforms import Framing, Window
 from ldm.log import log, rank
 
@@ -72,7 +72,7 @@ class ImageFiles(Dataset[dict[str, Any]]):
         self._draft_side = max(framing.height, framing.width, MIN_SIDE) if fast_decode else None
         self._bad: dict[int, str] = {}
         self._survey()
-        self._good_from(0)
+        self._require_one()
 
     def __len__(self) -> int:
         return len(self.names)
@@ -82,24 +82,26 @@ class ImageFiles(Dataset[dict[str, Any]]):
         return self.item(index, np.random.default_rng([0, 0, index]))
 
     def item(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
-        """The sample at `index`, or the next one that can be read."""
-        good, pixels = self.good(index)
-        facts = self.facts(good, rng)
-        window = self.window(good, pixels.shape[0], pixels.shape[1], rng)
+        """The sample at `index`; BadSample where it cannot be read."""
+        pixels = self._good(index)
+        facts = self.facts(index, rng)
+        window = self.window(index, pixels.shape[0], pixels.shape[1], rng)
         flips = self.framing.flips(rng) and not mentions_a_side(facts.get("caption", ""))
         image = self.framing.framed(pixels, window, flips=flips)
-        within = self.facts_within(good, window, flips=flips)
+        within = self.facts_within(index, window, flips=flips)
         if self.beside is not None:
-            other = self.beside(self.names[good], pixels.shape[:2])
+            other = self.beside(self.names[index], pixels.shape[:2])
             nearest = replace(self.framing, interpolation="nearest")
             within["beside"] = nearest.framed(other, window, flips=flips)
-        return {"image": image, "relpath": self.names[good], **facts, **within}
+        return {"image": image, "relpath": self.names[index], **facts, **within}
 
-    def good(self, index: int) -> tuple[int, NDArray[Any]]:
-        """Index and pixels of the sample at `index`, or of the next one that can be read."""
-        if not 0 <= index < len(self):
-            raise IndexError(f"image {index} of {len(self)}")
-        return self._good_from(index)
+    def name_of(self, index: int) -> str:
+        """The file of a sample."""
+        return str(self.root / self.names[index])
+
+    def known_bad(self) -> list[Fault]:
+        """The samples that are known to be bad so far, with the reason."""
+        return [(printable(self.name_of(index)), why) for index, why in self._bad.items()]
 
     def facts(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         """What is known about a sample beside its pixels: labels, captions."""
@@ -131,24 +133,24 @@ class ImageFiles(Dataset[dict[str, Any]]):
                 )
         self.class_names = list(names)
 
-    def _good_from(self, index: int) -> tuple[int, NDArray[Any]]:
-        """The first sample from `index` on, around the end, that can be read, and its pixels."""
-        for step in range(len(self)):
-            candidate = (index + step) % len(self)
-            if candidate in self._bad:
-                continue
-            pixels = self._pixels_at(candidate)
-            if not isinstance(pixels, str):
-                return candidate, pixels
-            self._bad[candidate] = pixels
-            log.warning(
-                "%s: %s (%s) is replaced by its neighbour; %d of %d files are bad so far",
-                self.root,
-                self.names[candidate],
-                self._bad[candidate],
-                len(self._bad),
-                len(self),
-            )
+    def _good(self, index: int) -> NDArray[Any]:
+        """The pixels of the sample at `index`; BadSample where it has none."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"image {index} of {len(self)}")
+        found = self._bad[index] if index in self._bad else self._pixels_at(index)
+        if isinstance(found, str):
+            raise BadSample(self.name_of(index), found)
+        return found
+
+    def _require_one(self) -> None:
+        """Raise ConfigError unless there is a sample that can be read."""
+        for index in range(len(self)):
+            try:
+                self._good(index)
+            except BadSample as error:
+                self._bad[index] = error.fault[1]
+            else:
+                return
         raise ConfigError(
             f"{self.root}: none of its {len(self)} image files can be used: {self._bad_names()}"
         )
@@ -180,10 +182,10 @@ class ImageFiles(Dataset[dict[str, Any]]):
                         small += found
                 seen += len(chunk)
         if rank() or len(self._bad) == len(self):
-            return  # rank 0 speaks for all; `_good_from` says when nothing is good
+            return  # rank 0 speaks for all; `_require_one` says when nothing is good
         if self._bad:
             log.warning(
-                "%s: %d of %d image files cannot be used and are replaced by their neighbours: %s",
+                "%s: %d of %d image files cannot be used: %s",
                 self.root,
                 len(self._bad),
                 seen,
@@ -210,7 +212,9 @@ class ImageFiles(Dataset[dict[str, Any]]):
         )
 
     def _bad_names(self) -> str:
-        named = [f"{self.names[i]} ({why})" for i, why in list(self._bad.items())[:_NAMED]]
+        named = [
+            f"{printable(self.names[i])} ({why})" for i, why in list(self._bad.items())[:_NAMED]
+        ]
         more = len(self._bad) - len(named)
         return ", ".join(named) + (f", and {more} more" if more else "")
 

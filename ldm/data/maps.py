@@ -12,6 +12,7 @@ from PIL import Image
 
 from ldm.config import ConfigError
 from ldm.data.arrays import npy_shape
+from ldm.data.opening import opened
 from ldm.data.wrapped import Wrapped, entry
 from ldm.ranges import NonNegative, Positive
 
@@ -42,7 +43,7 @@ def map_size(path: Path) -> tuple[int, int]:
     """Height and width of a map, by the file's header; raises as `read_map` does."""
     if path.suffix.lower() == ".npy":
         return npy_shape(path, 1)
-    with Image.open(path) as image:
+    with opened(path) as image:
         _require_labels(image)
         return image.height, image.width
 
@@ -61,7 +62,7 @@ def read_map(path: Path) -> Labels:
         if values.dtype.kind not in "iub":
             raise ValueError(f"holds {values.dtype}, expected integers, a label for each pixel")
         return np.asarray(values.reshape(height, width), dtype=np.int64)
-    with Image.open(path) as image:
+    with opened(path) as image:
         _require_labels(image)
         levels = np.asarray(image).astype(np.int64)
         return levels // _unit(path) if image.mode == "L" else levels

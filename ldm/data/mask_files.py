@@ -16,6 +16,7 @@ from ldm.data.beside import paired, require_one_size, require_one_size_by_header
 from ldm.data.decoding import UNREADABLE, header_size, read_image, reason
 from ldm.data.images import ImageFiles
 from ldm.data.listing import existing_directory
+from ldm.data.substitutes import BadSample
 
 __all__ = ["MaskFiles", "with_masks"]
 
@@ -33,14 +34,14 @@ class MaskFiles:
     def __call__(self, name: str, size: tuple[int, int]) -> NDArray[np.uint8]:
         """The mask (H, W, 1) of an image of this name and size (H, W), 255 where it is hidden.
 
-        Raises ConfigError for a file that cannot be read, one of another size, and one of dark
-        levels alone, such as 0 and 1, which would hide nothing.
+        Raises BadSample for a file that cannot be read, ConfigError for one of another size and one
+        of dark levels alone, such as 0 and 1, which would hide nothing.
         """
         path = self.files[name]
         try:
             levels = read_image(path, channels=1)
         except UNREADABLE as error:
-            raise ConfigError(f"{path}: cannot be read as a mask: {reason(error)}") from None
+            raise BadSample(str(path), f"cannot be read as a mask: {reason(error)}") from None
         require_one_size(self.root / name, size, path, levels.shape[:2], what="mask")
         lightest = int(levels.max())
         if 0 < lightest < _WHITE:

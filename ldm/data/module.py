@@ -4,84 +4,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from ldm.config import ConfigError, instantiate_from_config
+from ldm.data.loader import Loader, collate
 from ldm.data.order import EpochSampler
+from ldm.data.substitutes import Keyed, known_bad
+from ldm.data.tally import LOG, Tally, shared_store
+from ldm.data.watch import Watch
 
 __all__ = ["DataModuleFromConfig", "Keyed", "collate", "default_workers"]
 
 _MAX_WORKERS = 8
-
-# keys whose arrays may have another length in every sample, and so stay apart in a batch
-RAGGED = frozenset({"boxes", "box_classes", "layout"})
-
-
-class Keyed(Dataset[dict[str, Any]]):
-    """A data set whose random choices depend on seed, epoch and sample alone.
-
-    data: one that makes random choices offers `item(index, rng)` and draws them from `rng`; another
-        is indexed.  rounds: of the `EpochSampler` whose keys it is read by.
-
-    Each item gets `sample_id`: its index, plus the size of the set for each round before.
-    """
-
-    def __init__(self, data: Any, seed: int, rounds: int = 1) -> None:
-        self.data, self.seed, self.rounds = data, seed, rounds
-
-    def __len__(self) -> int:
-        return len(self.data)
-
-    def __getitem__(self, key: int) -> dict[str, Any]:
-        """The sample of a key, with the random choices of its epoch."""
-        epoch, sample_id = divmod(key, len(self.data) * self.rounds)
-        index = sample_id % len(self.data)
-        if hasattr(self.data, "item"):
-            rng = np.random.default_rng([self.seed, epoch, sample_id])
-            return {**self.data.item(index, rng), "sample_id": sample_id}
-        return {**self.data[index], "sample_id": sample_id}
-
-
-def collate(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Samples as one batch, key by key.
-
-    Arrays are stacked, uint8 staying uint8; those of `RAGGED` keys become a list of tensors.
-    Numbers become a tensor (B,), except `sample_id`, which stays a list of int; everything else is
-    a list.
-    Raises ValueError when the samples have different keys, or arrays to stack different shapes.
-    """
-    names = samples[0].keys()
-    for sample in samples:
-        if sample.keys() != names:
-            raise ValueError(f"samples with the keys {sorted(names)} and {sorted(sample.keys())}")
-    return {name: _joined(name, [sample[name] for sample in samples]) for name in names}
-
-
-def _joined(name: str, values: list[Any]) -> Any:
-    first = values[0]
-    if isinstance(first, np.ndarray | torch.Tensor) and name not in RAGGED:
-        _require_one_shape(name, values)
-    if isinstance(first, np.ndarray):
-        if name in RAGGED:
-            return [torch.from_numpy(np.array(value)) for value in values]
-        return torch.from_numpy(np.stack(values))
-    if isinstance(first, torch.Tensor):
-        return values if name in RAGGED else torch.stack(values)
-    if isinstance(first, bool | int | float | np.number) and name != "sample_id":
-        return torch.tensor(values)
-    return values
-
-
-def _require_one_shape(name: str, values: Sequence[Any]) -> None:
-    shapes = sorted({tuple(value.shape) for value in values})
-    if len(shapes) > 1:
-        found = ", ".join(map(str, shapes[:3])) + (", ..." if len(shapes) > 3 else "")
-        raise ValueError(f"{name}: a batch holds shapes {found}; bring them to one size")
+_NAMED = 10  # bad files that one message names
 
 
 def default_workers(processes: int = 1) -> int:
@@ -106,19 +46,16 @@ def _adopt_classes(data: Any, classes: Sequence[str], *, path: str) -> None:
         raise ConfigError(f"{path}: {error}") from error
 
 
-class _Loader(DataLoader[Any]):
-    """A loader with the methods of one that can be resumed.
-
-    Tells Lightning that it is resumable, without storing anything: `DataModuleFromConfig` keeps the
-    position.
-    """
-
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing is restored."""
+def _require_readable(data: Any, origin: str) -> None:
+    """Raise ConfigError for samples that are known to be bad, where nothing is replaced."""
+    if bad := known_bad(data):
+        named = ", ".join(f"{name} ({why})" for name, why in bad[:_NAMED])
+        more = f", and {len(bad) - _NAMED} more" if len(bad) > _NAMED else ""
+        raise ConfigError(
+            f"{origin}: {len(bad)} of its {len(data)} samples cannot be read: {named}{more}; "
+            "nothing takes their place here, as the results would be of other images: repair the "
+            "files, or remove them"
+        )
 
 
 class DataModuleFromConfig(pl.LightningDataModule):
@@ -131,12 +68,18 @@ class DataModuleFromConfig(pl.LightningDataModule):
     seed: of the order and of every random choice of the data sets.
     persistent_workers: keep the loader processes from one epoch to the next.
     pin_memory: by default where there is a CUDA device.
+    max_bad_rate: share of the training samples, 0 to 1, that may be unreadable. Each of these is
+        replaced by another one, counted, and named in `bad_samples.log` of the run's directory;
+        with more than that the training ends, with 0 at the first. The processes count apart.
+    timeout: seconds that a loader process may take to read one sample; 0 waits for ever. Without
+        loader processes nothing is timed.
 
     wrap, use_worker_init_fn: accepted, without effect. Any object with a length and an index is
         a data set here, and no random choice depends on the workers.
 
     In training a batch that would be incomplete is left out, a different one in each epoch;
-    elsewhere every sample is seen exactly once. A checkpoint holds the place in the epoch.
+    elsewhere every sample is seen exactly once, and one that cannot be read is an error. A
+    checkpoint holds the place in the epoch.
 
     Raises ConfigError for a number out of range or when there is no data set at all.
     """
@@ -157,15 +100,20 @@ class DataModuleFromConfig(pl.LightningDataModule):
         seed: int = 23,
         persistent_workers: bool = True,
         pin_memory: bool | None = None,
+        max_bad_rate: float = 0.01,
+        timeout: float = 300.0,
     ) -> None:
         super().__init__()
         for name, value, least in (
             ("batch_size", batch_size, 1),
             ("num_workers", num_workers, 0),
             ("seed", seed, 0),
+            ("timeout", timeout, 0),
         ):
-            if value is not None and value < least:
+            if value is not None and not value >= least:
                 raise ConfigError(f"{name}: {value}; expected {least} or more")
+        if not 0 <= max_bad_rate <= 1:
+            raise ConfigError(f"max_bad_rate: {max_bad_rate}; expected a share, 0 to 1")
         splits = {"train": train, "validation": validation, "test": test, "predict": predict}
         self.dataset_configs = {
             name: config for name, config in splits.items() if config is not None
@@ -174,6 +122,7 @@ class DataModuleFromConfig(pl.LightningDataModule):
             raise ConfigError(f"no data set; expected one of {', '.join(splits)}")
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
         self.persistent_workers, self.pin_memory = persistent_workers, pin_memory
+        self.timeout, self.tally = timeout, Tally(max_bad_rate)
         self._shuffled = {
             "train": True,
             "validation": shuffle_val_dataloader,
@@ -225,7 +174,7 @@ class DataModuleFromConfig(pl.LightningDataModule):
             batches = self._resume["samples"] // (self.batch_size * self._rank()[1])
             sampler.set_epoch(self._resume["epoch"])
             sampler.set_start(batches)
-            self._tell_lightning(self._resume["epoch"], batches)
+            self._tell_lightning(self._resume["epoch"], batches, len(loader))
             self._resume = {}
         return loader
 
@@ -240,6 +189,11 @@ class DataModuleFromConfig(pl.LightningDataModule):
     def predict_dataloader(self) -> DataLoader[Any]:
         """Every sample to predict once."""
         return self._loader("predict")
+
+    def teardown(self, stage: str) -> None:
+        """Says how many samples could not be read."""
+        if stage == "fit":
+            self.tally.tell()
 
     def state_dict(self) -> dict[str, int]:
         """The place in training: the epoch, and samples of it that all processes have done with.
@@ -260,26 +214,33 @@ class DataModuleFromConfig(pl.LightningDataModule):
         """Takes up the place of `state_dict`; the number of processes may have changed."""
         self._resume = dict(state_dict)
 
-    def _tell_lightning(self, epoch: int, batches: int) -> None:
+    def _tell_lightning(self, epoch: int, batches: int, in_epoch: int) -> None:
         """Count the batches of the epoch that is taken up as this run does.
 
         Lightning's own count is in batches of the run that saved, and has those of an optimizer
-        step that was not complete; it would end the epoch early and shift the accumulation.
+        step that was not complete; it would end the epoch early or late and shift the accumulation.
+
+        in_epoch: batches of an epoch.
         """
         if self.trainer is None:
             return
         loop = self.trainer.fit_loop
-        if epoch != loop.epoch_progress.current.ready - 1:
-            return  # the epoch before was done; ending it is left to Lightning
         progress: Any = loop.epoch_loop.batch_progress.current
+        if epoch != loop.epoch_progress.current.ready - 1:
+            if not progress.processed:
+                return
+            batches = in_epoch  # the epoch before was done; ending it is left to Lightning
         # 1 where the checkpoint was saved at the end of a batch, which Lightning then completes
         to_complete = progress.processed - progress.completed
         progress.ready = progress.started = progress.processed = batches
         progress.completed = batches - to_complete
 
-    def _loader(self, name: str, accumulate: int = 1) -> _Loader:
+    def _loader(self, name: str, accumulate: int = 1) -> Loader:
         rank, world_size = self._rank()
-        data = self.datasets[name]
+        data, is_training = self.datasets[name], name == "train"
+        origin = f"data.params.{name}"
+        if not is_training:
+            _require_readable(data, origin)
         sampler = EpochSampler(
             len(data),
             self.batch_size,
@@ -287,22 +248,36 @@ class DataModuleFromConfig(pl.LightningDataModule):
             world_size=world_size,
             accumulate=accumulate,
             shuffle=self._shuffled.get(name, False),
-            drop_last=name == "train",
+            drop_last=is_training,
             seed=self.seed,
         )
         workers = self.num_workers
         if workers is None:
             workers = default_workers(self.trainer.num_devices if self.trainer else 1)
         pin = torch.cuda.is_available() if self.pin_memory is None else self.pin_memory
-        return _Loader(
-            Keyed(data, self.seed, sampler.rounds),
+        watch = Watch(workers) if workers else None
+        loader = Loader(
+            Keyed(data, self.seed, sampler.rounds, replaces=is_training, reading=watch),
             self.batch_size,
             sampler=sampler,
             num_workers=workers,
             collate_fn=collate,
             pin_memory=pin,
             persistent_workers=workers > 0 and self.persistent_workers,
+            timeout=self.timeout if workers else 0,
         )
+        loader.origin, loader.watch = origin, watch
+        if is_training:
+            self.tally.path, self.tally.store = self._bad_samples_log(), shared_store()
+            loader.tally = self.tally
+        return loader
+
+    def _bad_samples_log(self) -> Path | None:
+        """The file that names bad samples; None in a trial, and where there is no run."""
+        trainer = self.trainer
+        if trainer is None or getattr(trainer, "fast_dev_run", False) or trainer.barebones:
+            return None
+        return Path(trainer.default_root_dir) / LOG
 
     def _rank(self) -> tuple[int, int]:
         """Rank of this process and number of processes."""

@@ -45,7 +45,7 @@ class ImageMapFolder(ImageFiles):
     An item holds `image` (H, W, 3) uint8, `segmentation` (H, W) int64 and `relpath`. Maps are
     resized to the nearest pixel, and mirrored with their images.
 
-    A pair that cannot be read is bad: named, and replaced by its neighbour. Raises ConfigError for
+    A pair that cannot be read is a `BadSample`. Raises ConfigError for
     a missing directory, for images without maps, for a map of another size than its image, when
     its header is looked at or else when it is used, and for a label out of range or a colour that
     is none of the palette.

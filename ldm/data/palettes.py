@@ -12,6 +12,7 @@ from PIL import Image
 
 from ldm.config import ConfigError
 from ldm.data.listing import existing_file, utf8_text
+from ldm.data.opening import opened
 
 __all__ = ["Palette"]
 
@@ -66,7 +67,7 @@ class Palette:
         pixel, its colour, and the nearest label; and one of `ldm.data.decoding.UNREADABLE` for
         another file than a PNG without alpha.
         """
-        with Image.open(path) as image:
+        with opened(path) as image:
             _require_colours(image)
             pixels = np.asarray(image.convert("RGB"))
         numbers = _numbers(pixels)
@@ -82,7 +83,7 @@ class Palette:
 
     def size(self, path: Path) -> tuple[int, int]:
         """Height and width of a painted map, by its header; raises as `read` does."""
-        with Image.open(path) as image:
+        with opened(path) as image:
             _require_colours(image)
             return image.height, image.width
 

@@ -21,12 +21,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from webdataset.tariterators import group_by_keys  # type: ignore[import-untyped]
 
 from ldm.data.captions import decoded
 from ldm.data.decoding import EXTENSIONS, UNREADABLE, reason
 from ldm.data.listing import position
+from ldm.data.opening import opened
+from ldm.data.substitutes import printable
 from ldm.hashing import hash64
 from ldm.log import log
 
@@ -101,7 +102,10 @@ def part_of(path: Path, start: int, size: int) -> bytes:
 
 
 def texts_of(content: bytes, *, is_json: bool) -> list[str]:
-    """The captions in a `.txt`, one to a line, or in a `.json`; none where there are none."""
+    """The captions in a `.txt`, one to a line, or in a `.json`; none where there are none.
+
+    Raises ValueError for a `.txt` that is no text.
+    """
     if not is_json:
         return [line.strip() for line in decoded(content)[0].splitlines() if line.strip()]
     try:
@@ -162,7 +166,7 @@ def _made(path: Path, size: int) -> ShardIndex:
             for sample in group_by_keys(members, handler=told):
                 found = _sample(archive, sample)
                 if isinstance(found, str):
-                    problems.append(f"{sample['__key__']}: {found}")
+                    problems.append(f"{printable(sample['__key__'])}: {found}")
                 else:
                     names.append(found[0])
                     rows.append(found[1])
@@ -182,12 +186,21 @@ def _members(
             if member.offset_data + member.size > size:
                 raise tarfile.ReadError("unexpected end of data")
             count += 1
-            if member.isreg():
-                yield {"fname": member.name, "data": member, "__url__": str(path)}
+            if not member.isreg():
+                continue  # links, devices and pipes lead elsewhere
+            if _leads_out(member.name):
+                problems.append(f"{printable(member.name)}: its name leads out of the tar")
+                continue
+            yield {"fname": member.name, "data": member, "__url__": str(path)}
         if archive.offset + tarfile.BLOCKSIZE > size:
             raise tarfile.ReadError("has no end mark")
     except tarfile.TarError as error:
         problems.append(f"ends too early, behind {count} members: {error}")
+
+
+def _leads_out(name: str) -> bool:
+    """Whether a member's name, taken as a path, would lie outside of a directory."""
+    return name.startswith("/") or ".." in name.split("/")
 
 
 def _sample(
@@ -199,13 +212,16 @@ def _sample(
         files = [each for each in sample if not each.startswith("__")]
         return f"has no image, only {', '.join(files)}"
     try:
-        with archive.extractfile(image) as file, Image.open(file) as picture:  # type: ignore[union-attr]
+        with archive.extractfile(image) as file, opened(file) as picture:  # type: ignore[union-attr]
             width, height = picture.size
     except UNREADABLE as error:
         if isinstance(error, OSError) and error.errno:
             raise  # the disk's fault, not the image's, and nothing to keep in an index
         return reason(error)
-    caption, is_json = _caption(archive, sample)
+    try:
+        caption, is_json = _caption(archive, sample)
+    except ValueError as error:
+        return f"its caption: {error}"
     at, size = (caption.offset_data, caption.size) if caption else (0, 0)
     name = os.fsencode(image.name)
     place = position(sample["__key__"].rpartition("/")[2])

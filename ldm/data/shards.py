@@ -19,6 +19,7 @@ from ldm.data.decoding import UNREADABLE, decoded_image, reason
 from ldm.data.images import MIN_SIDE, ImageFiles
 from ldm.data.listing import Split, in_split
 from ldm.data.shard_index import ShardIndex, index_of, part_of, texts_of
+from ldm.data.substitutes import BadSample
 from ldm.data.transforms import Framing, Interpolation
 from ldm.log import log, rank
 from ldm.ranges import NonNegative, Weight
@@ -45,8 +46,8 @@ class Shards(ImageFiles):
     index_dir: where the index of each tar is stored, see `ldm.data.shard_index.index_of`.
 
     An item holds `image` (H, W, 3) uint8, `relpath` (tar and member) and `caption`. What is left
-    out is counted and told; samples that the index finds bad are named, and so are those that
-    cannot be decoded, which are replaced by their next good neighbour.
+    out is counted and told; samples that the index finds bad are named. One that
+    cannot be decoded is a `BadSample`.
 
     Raises ConfigError for a tar that is not there, and when no sample is left.
     """
@@ -99,8 +100,13 @@ class Shards(ImageFiles):
         """The caption."""
         if not self._has_captions:
             return {}
-        content = self._part(index, "caption")
-        texts = texts_of(content, is_json=bool(self._samples["is_json"][index]))
+        try:
+            content = self._part(index, "caption")
+            texts = texts_of(content, is_json=bool(self._samples["is_json"][index]))
+        except (OSError, ValueError) as error:
+            raise BadSample(self.name_of(index), f"its caption: {reason(error)}") from None
+        if not texts:
+            raise BadSample(self.name_of(index), "its caption is not where the index says")
         return {"caption": taken(texts, rng, is_random=self._is_random)}
 
     def _part(self, index: int, what: str) -> bytes:

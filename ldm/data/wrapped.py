@@ -10,6 +10,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from ldm.config import ConfigError, build
+from ldm.data.substitutes import Fault, known_bad, name_of
 
 __all__ = ["Wrapped", "entry"]
 
@@ -50,6 +51,14 @@ class Wrapped(Dataset[dict[str, Any]], ABC):
     def class_names(self) -> Sequence[str]:
         """Those of the source, none when it has none."""
         return getattr(self.source, "class_names", ())
+
+    def name_of(self, index: int) -> str:
+        """What the source calls a sample."""
+        return name_of(self.source, index)
+
+    def known_bad(self) -> list[Fault]:
+        """The samples of the source that are known to be bad."""
+        return known_bad(self.source)
 
     def adopt_classes(self, names: Sequence[str]) -> None:
         """Number the classes as another set does, as the source can.

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ldm.config import ConfigError, nearest, nearest_path
 from ldm.io.first_stage import with_first_stage
+from ldm.io.manifest import entry_of, require_intact
 from ldm.io.unpickle import unpickle
 
 __all__ = ["MatchReport", "compare", "load_into", "load_state", "select"]
@@ -33,11 +34,13 @@ def load_state(path: str | Path) -> State:
     beside the weights are replaced by stand-ins that do nothing, and never imported.
 
     Raises ConfigError for a file that is missing (with the nearest name), is a configuration or a
-    directory, is damaged, calls a function of the system, or holds no weights, and for one whose
-    first stage is missing.
+    directory, is damaged (as the manifest beside it tells, too), calls a function of the system,
+    or holds no weights, and for one whose first stage is missing.
     """
     path = Path(path)
     _require_file(path)
+    if entry_of(path) is not None:
+        require_intact(path)
     if path.suffix == ".safetensors":
         state = _read_safetensors(path)
     else:

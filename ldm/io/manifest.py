@@ -17,7 +17,17 @@ from ldm.io.atomic import Written, digest_of, write_atomically
 from ldm.io.unpickle import unpickle
 from ldm.log import log
 
-__all__ = ["LAST", "MANIFEST", "Entry", "damage", "entries", "entry_of", "newest_valid", "record"]
+__all__ = [
+    "LAST",
+    "MANIFEST",
+    "Entry",
+    "damage",
+    "entries",
+    "entry_of",
+    "newest_valid",
+    "record",
+    "require_intact",
+]
 
 MANIFEST = "manifest.json"
 LAST = "last.ckpt"
@@ -65,9 +75,7 @@ def entries(directory: Path) -> dict[str, Entry]:
     path = directory / MANIFEST
     try:
         found = json.loads(path.read_text(encoding="utf-8"))["files"]
-        rows = [Entry(**each) for each in found]
-        # a name, and no path: what lies elsewhere is no checkpoint of this directory
-        return {row.file: row for row in rows if Path(row.file).name == row.file and row.time > 0}
+        return {entry.file: entry for entry in (_entry(each) for each in found)}
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
@@ -124,6 +132,15 @@ def damage(path: str | Path) -> str | None:
     return _damage_of_needed(path, entry.needs)
 
 
+def require_intact(path: str | Path) -> None:
+    """Raise ConfigError for a file that is not what its manifest entry says (`damage`)."""
+    if reason := damage(path):
+        raise ConfigError(
+            f"{path}: damaged, {reason}; expected the file as it was written: take an earlier "
+            "one, or save what you have changed under another name"
+        )
+
+
 def newest_valid(directory: Path) -> Path | None:
     """The newest checkpoint of a run's `checkpoints/` that training can go on from, verified.
 
@@ -142,6 +159,17 @@ def newest_valid(directory: Path) -> Path | None:
         elif path.name in found or _is_whole(path):
             return last if _is_same(last, path) else path
     return None
+
+
+def _entry(found: dict[str, Any]) -> Entry:
+    """An entry as it was read; ValueError or TypeError when it is none."""
+    entry = Entry(**found)
+    names = [entry.file] if entry.needs is None else [entry.file, entry.needs]
+    if any(name in ("", "..") or Path(name).name != name for name in names):
+        raise ValueError(f"{names} are no names of files")
+    if not isinstance(entry.size, int) or not isinstance(entry.time, int | float):
+        raise TypeError("size and time are numbers")
+    return entry
 
 
 def _damage_of_needed(path: Path, file: str | None) -> str | None:
@@ -178,10 +206,10 @@ def _unreadable(path: Path) -> str | None:
             return f"its part {bad} is damaged (CRC)" if bad else None
         if path.suffix == ".ckpt":
             unpickle(path)  # of an older format
-        if path.suffix == ".safetensors":
-            safe_open(path, "pt")  # compares sizes
     except ConfigError:
         return "it is no checkpoint, or is incomplete"
+        if path.suffix == ".safetensors":
+            safe_open(path, "pt")  # compares sizes
     except (OSError, zipfile.BadZipFile, SafetensorError, EOFError, NotImplementedError) as error:
         return f"it cannot be read: {error}"
     return None

@@ -18,6 +18,7 @@ from ldm.autoencoders.posterior import DiagonalGaussian
 from ldm.config import ConfigError, build
 from ldm.diffusion.draws import Draws
 from ldm.losses.equivariance import Transform
+from ldm.memory import in_parts
 from ldm.models.first_stage_module import Batch, FirstStageModule
 from ldm.models.first_stage_options import FirstStageOptions
 from ldm.models.first_stage_step import Autoencoded, MicroBatch
@@ -87,7 +88,7 @@ class AutoencoderKL(FirstStageModule):
 
     @torch.no_grad()
     def log_images(self, batch: Batch, only_inputs: bool = False, **_: object) -> dict[str, Tensor]:
-        """Images to look at, (B, C, H, W) in [-1, 1].
+        """Images to look at, (B, C, H, W) in [-1, 1], made one by one.
 
         `samples` decodes latents drawn from N(0, I). With the usual small KL weight the latents
         are not N(0, I), so these show texture, not images: drawing latents is what the diffusion
@@ -96,12 +97,12 @@ class AutoencoderKL(FirstStageModule):
         images = self.get_input(batch).to(self.device)
         if only_inputs:
             return {"inputs": self.to_rgb(images)}
-        z = self.encode(images).mode()
+        z = in_parts(lambda x: self.encode(x).mode(), images, 1).to(images.device)
         noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(self.seed)).to(z)
         return {
             "inputs": self.to_rgb(images),
-            "reconstructions": self.to_rgb(self.decode(z)),
-            "samples": self.to_rgb(self.decode(noise)),
+            "reconstructions": self.to_rgb(in_parts(self.decode, z, 1).to(z.device)),
+            "samples": self.to_rgb(in_parts(self.decode, noise, 1).to(z.device)),
         }
 
 
@@ -213,7 +214,8 @@ class VQModel(FirstStageModule):
         images = self.get_input(batch).to(self.device)
         shown = {"inputs": self.to_rgb(images)}
         if not only_inputs:
-            shown["reconstructions"] = self.to_rgb(self.autoencode(images, None).reconstruction)
+            made = in_parts(lambda x: self.autoencode(x, None).reconstruction, images, 1)
+            shown["reconstructions"] = self.to_rgb(made.to(images.device))
         return shown
 
     def _decode(self, quant: Tensor) -> Tensor:

@@ -52,8 +52,17 @@ class EMA(nn.Module):
         self.register_load_state_dict_post_hook(_read_scalars)  # type: ignore[no-untyped-call]
 
     @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
-        """Take in the live weights, once per optimizer step."""
+    def update(self, model: nn.Module, held: Tensor | bool = False) -> None:
+        """Take in the live weights, once per optimizer step.
+
+        held: of a step that is held back, after which the average stays as it was, to the bit; 1.0
+            or 0.0 (0-d) on the device is not waited for.
+        """
+        if isinstance(held, Tensor):
+            self._update_unless(held, model)
+            return
+        if held:
+            return
         decay = self._decay
         if self._updates >= 0:
             self._updates += 1
@@ -61,9 +70,37 @@ class EMA(nn.Module):
             decay = min(decay, (1 + self._updates) / (10 + self._updates))
         averages, live = self._pairs(model)
         torch._foreach_lerp_(averages, live, 1.0 - decay)
+        for own, followed in self._buffer_pairs(model):
+            own.copy_(followed)
+
+    def _update_unless(self, held: Tensor, model: nn.Module) -> None:
+        """The same, but for rounding, where the device alone knows whether there is an update."""
+        rate = self.decay.new_full((), 1.0 - self._decay)
+        if self._updates >= 0:  # counted by the device
+            self.num_updates.add_((1 - held).to(self.num_updates))
+            rate = torch.maximum(rate, 9 / (10 + self.num_updates))
+        averages, live = self._pairs(model)
+        # the average minus rate times what it is above the live weights, in one kernel that
+        # writes nothing where it is told so: a step of gradient descent with decay 1
+        torch._fused_sgd_(
+            averages,
+            live,
+            [],
+            weight_decay=1.0,
+            momentum=0.0,
+            lr=rate,
+            dampening=0.0,
+            nesterov=False,
+            maximize=True,
+            is_first_step=False,
+            found_inf=held,
+        )
+        for own, followed in self._buffer_pairs(model):
+            own.copy_(torch.where(held > 0, own, followed))
+
+    def _buffer_pairs(self, model: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
         buffers = dict(model.named_buffers())
-        for name, buffer in self.module.named_buffers():
-            buffer.copy_(buffers[name])
+        return ((own, buffers[name]) for name, own in self.module.named_buffers())
 
     forward = update  # published: calling the average updates it
 

@@ -34,14 +34,10 @@ from ldm.models.first_stage_step import (
 from ldm.models.first_stage_validation import measures
 from ldm.models.first_stage_weights import load_first_stage
 from ldm.models.logging import log_is_due
-from ldm.models.optim import (
-    average_gradients,
-    build_optimizer,
-    clip_gradients,
-    gradient_norm,
-)
+from ldm.models.optim import average_gradients, build_optimizer, clip_gradients, gradient_norm
 from ldm.nets.compilation import compile_for_several_gradients
 from ldm.ranks import mean_over_ranks, world_size
+from ldm.safe_step import SafeStep, poison_unless_finite
 from ldm.tensor import to_image_tensor
 
 __all__ = ["FirstStageModule"]
@@ -74,6 +70,8 @@ class FirstStageModule(pl.LightningModule, ABC):
     gradient_clip_val: float | None = None
     gradient_clip_algorithm: Literal["norm", "value"] = "norm"
     seed: int = 23
+    safe_step: SafeStep | None = None  # set by the guard of a training
+    watched_loss: Tensor | None = None  # of the last step, 0-d: the one that has no game in it
 
     def __init__(
         self,
@@ -246,7 +244,9 @@ class FirstStageModule(pl.LightningModule, ABC):
             is_transformed = batches[0].transform is not None
             metrics["equivariance"] = torch.full((), float(is_transformed), device=self.device)
         if self.model_ema is not None:
-            self.model_ema.update(self.networks())
+            held = self.safe_step is not None and self.safe_step.held_by(GENERATOR)
+            self.model_ema.update(self.networks(), held)
+        self.watched_loss = metrics["rec_loss"].detach()
         self._log_training(metrics, step, sum(batch.size for batch in batches))
         return metrics["total_loss"]
 
@@ -295,17 +295,17 @@ class FirstStageModule(pl.LightningModule, ABC):
     def _move_players(self, batches: Sequence[MicroBatch], step: int) -> dict[str, Tensor]:
         if self.options["gan_forward"] == "published":
             metrics = generator_gradients(self, batches, step=step)
-            metrics |= self._move(GENERATOR, step)
+            metrics |= self._move(GENERATOR, step, metrics["total_loss"])
             torch.clear_autocast_cache()  # it holds casts of the weights that have just moved
             metrics |= discriminator_gradients(self, batches, step=step)
-            return metrics | self._move(DISCRIMINATOR, step)
+            return metrics | self._move(DISCRIMINATOR, step, metrics["disc_loss"])
         metrics = shared_gradients(self, batches, step=step)
-        metrics |= self._move(GENERATOR, step)
+        metrics |= self._move(GENERATOR, step, metrics["total_loss"])
         if "disc_loss" in metrics:
-            metrics |= self._move(DISCRIMINATOR, step)
+            metrics |= self._move(DISCRIMINATOR, step, metrics["disc_loss"])
         return metrics
 
-    def _move(self, player: int, step: int) -> dict[str, Tensor]:
+    def _move(self, player: int, step: int, loss: Tensor) -> dict[str, Tensor]:
         """One optimizer step of one player on its gradients, which are then dropped.
 
         Returns their norm before clipping, by name, where it was needed or a log is due.
@@ -314,11 +314,14 @@ class FirstStageModule(pl.LightningModule, ABC):
         assert isinstance(optimizers, list)
         optimizer = optimizers[player]
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        if self.safe_step is not None:
+            poison_unless_finite(parameters, loss)
         average_gradients(parameters)
-        clips_norm = self.gradient_clip_val and self.gradient_clip_algorithm == "norm"
-        is_due = log_is_due(self.trainer, step)
-        norm = gradient_norm(parameters) if is_due and not clips_norm else None
-        clipped = clip_gradients(parameters, self.gradient_clip_val, self.gradient_clip_algorithm)
+        value, algorithm = self.gradient_clip_val, self.gradient_clip_algorithm
+        norm = None if self.safe_step is None else self.safe_step.judge(optimizer.optimizer)
+        if norm is None and log_is_due(self.trainer, step) and not (value and algorithm == "norm"):
+            norm = gradient_norm(parameters)
+        clipped = clip_gradients(parameters, value, algorithm, norm=norm)
         if player == GENERATOR:
             optimizer.step()  # counts as a step of the trainer
         else:

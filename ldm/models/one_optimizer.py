@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -15,7 +14,8 @@ from ldm.diffusion.draws import KeyedDraws
 from ldm.models.diffusion.validation import LossByTime
 from ldm.models.ema import EMA
 from ldm.models.logging import log_is_due
-from ldm.models.optim import build_optimizer, build_schedule, clip_gradients
+from ldm.models.optim import build_optimizer, build_schedule, clip_gradients, gradient_norm
+from ldm.safe_step import SafeStep
 from ldm.tensor import to_image_tensor
 
 __all__ = ["ADAMW", "VALIDATION_SEED", "OneOptimizer"]
@@ -39,6 +39,7 @@ class OneOptimizer(pl.LightningModule):
 
     learning_rate: float = 1e-4
     seed: int = 23
+    safe_step: SafeStep | None = None  # set by the guard of a training
     model: nn.Module
     model_ema: EMA | None
     first_stage_key: str
@@ -70,8 +71,8 @@ class OneOptimizer(pl.LightningModule):
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Log the norm of the gradient, before clipping, when a log is due."""
         if log_is_due(self.trainer, self.global_step):
-            gradients = [p.grad for p in self.parameters() if p.grad is not None]
-            self.log("train/grad_norm", torch.nn.utils.get_total_norm(gradients))
+            norm = None if self.safe_step is None else self.safe_step.norm
+            self.log("train/grad_norm", gradient_norm(self.parameters()) if norm is None else norm)
 
     def configure_gradient_clipping(self, optimizer: Optimizer, **limits: Any) -> None:  # type: ignore[override]
         """Clip here what is not scaled: Lightning does not clip for a fused optimizer."""
@@ -79,13 +80,15 @@ class OneOptimizer(pl.LightningModule):
             super().configure_gradient_clipping(optimizer, **limits)
             return
         value, algorithm = limits["gradient_clip_val"], limits["gradient_clip_algorithm"]
-        clip_gradients(self.learned_parameters(), value, algorithm or "norm")
+        norm = None if self.safe_step is None else self.safe_step.norm
+        clip_gradients(self.learned_parameters(), value, algorithm or "norm", norm=norm)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """One optimizer step, then one update of the average."""
         super().optimizer_step(*args, **kwargs)
         if self.model_ema is not None:
-            self.model_ema.update(self.model)
+            held = self.safe_step is not None and self.safe_step.held_by(0)
+            self.model_ema.update(self.model, held)
 
     def on_validation_epoch_end(self) -> None:
         """Log the means over the validation set, of all ranks."""

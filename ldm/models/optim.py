@@ -83,11 +83,14 @@ def clip_gradients(
     parameters: Iterable[Tensor],
     value: float | None,
     algorithm: Literal["norm", "value"] = "norm",
+    *,
+    norm: Tensor | None = None,
 ) -> Tensor | None:
     """Limit gradients in place; None or 0 leaves them.
 
     `norm`: their joint Euclidean norm is at most `value`.  `value`: each element is in
     [-value, value].
+    norm: their joint norm (0-d), where it is at hand.
     Returns the joint norm of before (0-d) where it was needed, otherwise None.
 
     Raises ConfigError for a value below 0, which would turn gradients round, and for another
@@ -98,7 +101,10 @@ def clip_gradients(
     if value < 0:
         raise ConfigError(f"gradient_clip_val={value}: expected 0 or more")
     if algorithm == "norm":
-        return torch.nn.utils.clip_grad_norm_(parameters, value)
+        if norm is None:
+            return torch.nn.utils.clip_grad_norm_(parameters, value)
+        torch.nn.utils.clip_grads_with_norm_(parameters, value, norm)
+        return norm
     if algorithm == "value":
         torch.nn.utils.clip_grad_value_(parameters, value)
         return None

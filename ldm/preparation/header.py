@@ -7,9 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
 
-from PIL import Image
-
 from ldm.data.decoding import UNREADABLE, reason
+from ldm.data.opening import opened
 
 __all__ = ["Sizes", "upright_header_size"]
 
@@ -21,7 +20,7 @@ def upright_header_size(file: Path | IO[bytes]) -> tuple[int, int]:
 
     Raises one of `ldm.data.decoding.UNREADABLE`.
     """
-    with Image.open(file) as image:
+    with opened(file) as image:
         width, height = image.size
         lies = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
     return (height, width) if lies else (width, height)

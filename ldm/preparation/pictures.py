@@ -9,6 +9,7 @@ from PIL import Image, ImageOps
 
 from ldm.config import ConfigError
 from ldm.data.decoding import UNREADABLE, reason
+from ldm.data.opening import opened
 from ldm.data.transforms import Framing
 
 __all__ = ["smaller"]
@@ -21,7 +22,7 @@ def smaller(content: bytes, size: int) -> bytes:
     Raises ConfigError for what is no image and for one that would have to be enlarged.
     """
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with opened(io.BytesIO(content)) as image:
             ImageOps.exif_transpose(image, in_place=True)
             pixels = np.asarray(image.convert("RGB"))
     except UNREADABLE as error:

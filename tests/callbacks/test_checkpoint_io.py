@@ -245,18 +245,13 @@ def fit(directory, *callbacks, **options):
     return trainer
 
 
-def full_from(step, monkeypatch, until=None):
-    """The disk is full from a step on, until another."""
-    before = atomic.reached
-    acts = {f"step{step}": lambda: monkeypatch.setattr(atomic, "reached", failing("middle"))}
-    if until is not None:
-        acts[f"step{until}"] = lambda: monkeypatch.setattr(atomic, "reached", before)
-    return At(**acts)
-
-
 def test_training_goes_on_over_a_full_disk(tmp_path, monkeypatch, caplog_ldm):
     last = LastCheckpoint(tmp_path, every_n_steps=2)
-    fit(tmp_path, last, full_from(3, monkeypatch, until=5))
+    disk = At(
+        step3=lambda: monkeypatch.setattr(atomic, "reached", failing("middle")),
+        step5=monkeypatch.undo,
+    )
+    fit(tmp_path, last, disk)
     (said,) = errors(caplog_ldm)
     assert "last.ckpt of step 4: No space left on device" in said
     assert said.endswith("resume-000000002.ckpt still stands, and step 6 tries again")
@@ -269,8 +264,13 @@ def test_an_end_that_cannot_be_saved_ends_with_a_code_of_its_own(
 ):
     io = AtomicCheckpointIO(in_background=in_background)
     last = LastCheckpoint(tmp_path, every_n_steps=2)
+
+    def fill():
+        io.wait()  # for the save of step 4
+        monkeypatch.setattr(atomic, "reached", failing("middle"))
+
     with pytest.raises(NotSaved) as ended:
-        fit(tmp_path, last, full_from(5, monkeypatch), plugins=[io])
+        fit(tmp_path, last, At(step5=fill), plugins=[io])
     assert ended.value.code == EXIT_UNSAVED == 74
     assert "the state of step 6 is lost" in errors(caplog_ldm)[-1]
     assert step_of(newest_valid(tmp_path)) == 4
@@ -298,7 +298,7 @@ def test_the_best_the_last_and_the_first_stage_are_in_one_manifest(tmp_path):
         "last.ckpt",
         "manifest.json",
         "resume-000000004.ckpt",
-        "resume-000000006-2.ckpt",  # at the last step, and after its validation
+        "resume-000000006.ckpt",  # after the validation of the last step
         "step=4.ckpt",
         "step=6.ckpt",
     ]

@@ -133,3 +133,63 @@ def test_a_grid_clips_rounds_and_shows_any_channels():
 def test_a_frequency_below_one_is_refused():
     with pytest.raises(ValueError, match="batch_frequency is 0"):
         ImageLogger(0)
+
+
+class Greedy(Painter):
+    """Has memory for so many rows at once, or for none."""
+
+    def __init__(self, room):
+        super().__init__()
+        self.room = room
+
+    def log_images(self, batch, split, micro_batch):
+        super().log_images(batch, split, rows=micro_batch)
+        if micro_batch > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return {"inputs": batch["image"]}
+
+
+def rows_of(module):
+    return [options["rows"] for *_, options in module.asked]
+
+
+def warnings_of(caplog):
+    return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+
+
+def test_no_more_rows_are_asked_for_than_a_training_batch_has(tmp_path):
+    module = fitted(tmp_path, ImageLogger(3, max_images=9), Greedy(8), batch_size=4)
+    assert set(rows_of(module)) == {4}
+    module = fitted(tmp_path, ImageLogger(3, micro_batch=3), Greedy(8), batch_size=4)
+    assert set(rows_of(module)) == {3}
+
+
+def test_without_memory_for_a_picture_training_goes_on_and_the_next_is_in_smaller_parts(
+    tmp_path, caplog_ldm
+):
+    module = fitted(tmp_path, ImageLogger(1), Greedy(1), batch_size=4)
+    assert rows_of(module)[:4] == [4, 2, 1, 1]
+    assert module.trainer.global_step == 6
+    assert module.training
+    (said,) = warnings_of(caplog_ldm)
+    assert "Tried to allocate 2.00 GiB" in said
+    assert "lightning.callbacks.image_logger.params.micro_batch=2" in said
+    names = [path.name for path in (tmp_path / "images" / "train").iterdir()]
+    assert sorted(name[:16] for name in names) == [f"inputs_gs-00000{n}" for n in (3, 4, 5, 6)]
+
+
+def test_without_memory_for_one_image_no_more_are_made(tmp_path, caplog_ldm):
+    module = fitted(tmp_path, ImageLogger(1), Greedy(0), batch_size=4)
+    assert rows_of(module) == [4, 2, 1]
+    assert module.trainer.global_step == 6
+    assert "disabled=true" in warnings_of(caplog_ldm)[-1]
+
+
+class Faulty(Painter):
+    def log_images(self, batch, split, **options):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+
+def test_another_error_of_a_picture_is_none_of_memory(tmp_path):
+    with pytest.raises(RuntimeError, match="mat1"):
+        fitted(tmp_path, ImageLogger(1), Faulty())

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from typing import Any
 
 import pytorch_lightning as pl
@@ -11,24 +12,27 @@ class SignalAt(pl.Callback):
     """Sends this process a signal while a batch is being worked on.
 
     number: of the signal.  batch: counted from 1.  validation: count batches of validation.
+    rank: of the only process that is sent it; None for all.
     """
 
-    def __init__(self, number: int, batch: int, validation: bool = False) -> None:
-        self.number, self.batch, self.validation = number, batch, validation
+    def __init__(
+        self, number: int, batch: int, validation: bool = False, rank: int | None = None
+    ) -> None:
+        self.number, self.batch, self.validation, self.rank = number, batch, validation, rank
         self.seen = 0
 
-    def _count(self) -> None:
+    def _count(self, trainer: pl.Trainer) -> None:
         self.seen += 1
-        if self.seen == self.batch:
+        if self.seen == self.batch and self.rank in (None, trainer.global_rank):
             os.kill(os.getpid(), signal.Signals(self.number))
 
-    def on_train_batch_start(self, *_: Any) -> None:
+    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
         if not self.validation:
-            self._count()
+            self._count(trainer)
 
-    def on_validation_batch_start(self, *_: Any) -> None:
+    def on_validation_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
         if self.validation:
-            self._count()
+            self._count(trainer)
 
 
 class RaiseAt(pl.Callback):
@@ -41,3 +45,22 @@ class RaiseAt(pl.Callback):
         self.seen += 1
         if self.seen == self.batch:
             raise RuntimeError("the callback's own error")
+
+
+class WaitAt(pl.Callback):
+    """Waits at a batch, counted from 1, until a time of `time.monotonic`."""
+
+    def __init__(self, batch: int, until: float) -> None:
+        self.batch, self.until, self.seen = batch, until, 0
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        self.seen += 1
+        if self.seen == self.batch:
+            time.sleep(max(0.0, self.until - time.monotonic()))
+
+
+class SignalWhenBuilt(pl.Callback):
+    """Sends this process a signal when the trainer is built, before anything is trained."""
+
+    def __init__(self, number: int) -> None:
+        os.kill(os.getpid(), number)

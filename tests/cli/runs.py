@@ -1,12 +1,15 @@
 """Small configurations of both stages, and ways to run the command line on them."""
 
+import atexit
 import copy
 import importlib.util
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import Any
 
@@ -16,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ldm.cli.train import train
+from tests.forked import ForkServer, Order
 from tests.models.first_stages import NETWORK
 
 ROOT = Path(__file__).parents[2]
@@ -185,15 +189,26 @@ def start_main(argv: list[str], directory: Path) -> subprocess.Popen[str]:
     )
 
 
+@cache
+def _server() -> ForkServer:
+    server = ForkServer()
+    atexit.register(server.close)
+    return server
+
+
 def run_main(argv: list[str], directory: Path, timeout: float = 120) -> tuple[int, str]:
-    """Run the command line in a process of its own; exit code and what it said."""
-    process = start_main(argv, directory)
-    try:
-        said, _ = process.communicate(timeout=timeout)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        raise
-    return process.returncode, said
+    """Run the command line in a process forked for it; exit code and what it said.
+
+    Raises TimeoutError when it takes longer than so many seconds.
+    """
+    with TemporaryDirectory() as place:
+        said = Path(place) / "said"
+        child = _server().start(Order(argv, str(directory), str(said)))
+        code = child.wait(timeout)
+        if code is None:
+            child.kill_group()
+            raise TimeoutError(f"after {timeout} s: {said.read_text()}")
+        return code, said.read_text()
 
 
 def only_run(logdir: Path) -> Path:

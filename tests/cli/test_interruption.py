@@ -7,8 +7,12 @@ import time
 import pytest
 import torch
 
+from ldm.callbacks import clock
 from ldm.callbacks.signals import Stopped
+from ldm.cli.exits import EXIT_INTERRUPTED, EXIT_RESUME
 from ldm.cli.train import main, train
+from ldm.config import ConfigError
+from tests.callbacks.slurm import in_job
 from tests.cli.runs import first_stage, only_run, run_main, second_stage, start_main, write
 
 pytestmark = pytest.mark.slow
@@ -101,29 +105,116 @@ def assert_same_training(one, other):
         assert_equal(one[part], other[part], part)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def stopped(config, directory, *flags):
+    """The exit code of a start that was stopped, and its run."""
+    with pytest.raises(Stopped) as ended:
+        finished(config, directory, *flags)
+    return ended.value.code, only_run(directory / "logs")
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, EXIT_RESUME), (signal.SIGINT, EXIT_INTERRUPTED)]
+)
 def test_a_signal_saves_and_stops_and_the_run_goes_on_as_if_there_had_been_none(
     stage, uninterrupted, place, number, code
 ):
     config = interrupted_by(configuration(stage), "SignalAt", number=int(number), batch=8)
-    found, said = run_main(["-b", write(place / "config.yaml", config), "-t"], place)
-    assert found == code, said
-    assert "Traceback" not in said
-    run = only_run(place / "logs")
+    found, run = stopped(config, place)
+    assert found == code
     assert read(run)["global_step"] == 8
     assert_same_training(resumed(run), uninterrupted)
 
 
-def test_sigusr1_saves_and_goes_on(stage, place):
+def test_sigusr1_in_a_job_saves_has_it_requeued_and_stops(
+    stage, uninterrupted, place, monkeypatch, caplog_ldm
+):
+    said = in_job(monkeypatch, place)
+    monkeypatch.setenv("SLURM_NTASKS", "1")  # so that Lightning sees the job, too
+    config = interrupted_by(configuration(stage), "SignalAt", number=int(signal.SIGUSR1), batch=8)
+    code, run = stopped(config, place)
+    assert code == EXIT_RESUME
+    assert read(run)["global_step"] == 8
+    assert said.read_text() == "requeue 7\n"
+    assert "and stopped at step 8, exit code 75" in caplog_ldm.text
+    assert not list(place.rglob("hpc_ckpt*"))  # Lightning's own answer
+    assert_same_training(resumed(run), uninterrupted)
+
+
+def test_the_time_limit_saves_and_stops_and_the_run_goes_on_as_if_there_had_been_none(
+    stage, uninterrupted, place, monkeypatch
+):
+    began = time.monotonic()
+    monkeypatch.setattr(clock, "process_start", lambda: began)
+    config = interrupted_by(configuration(stage), "WaitAt", batch=8, until=began + 0.4)
+    code, run = stopped(config, place, "--max-time", "0.4s")
+    assert code == EXIT_RESUME
+    assert 1 <= read(run)["global_step"] <= 8
+    monkeypatch.undo()
+    assert_same_training(resumed(run, "lightning.trainer.max_time=1h"), uninterrupted)
+
+
+def test_the_same_command_line_ends_a_run_that_is_stopped_again_and_again(
+    stage, uninterrupted, place, caplog_ldm
+):
+    config = interrupted_by(configuration(stage), "SignalAt", number=int(signal.SIGTERM), batch=4)
+    words = ["-b", write(place / "config.yaml", config), "-t", "-n", "mine", "--auto-resume"]
+    codes = []
+    while codes[-1:] != [0] and len(codes) < 5:
+        try:
+            codes.append(main(words))
+        except Stopped as ended:
+            codes.append(ended.code)
+    assert codes == [EXIT_RESUME, EXIT_RESUME, 0]
+    run = only_run(place / "logs")
+    assert_same_training(read(run), uninterrupted)
+    assert main(words) == 0
+    assert f"logs/{run.name} is finished: step {STEPS} was its last" in caplog_ldm.text
+    assert_same_training(read(run), uninterrupted)
+
+
+def test_a_signal_before_training_ends_at_once_and_the_directory_is_started_anew(place):
+    config = configuration("second")
+    words = ["-b", write(place / "config.yaml", config), "-t", "-n", "mine", "--auto-resume"]
+    early = "tests.cli.interrupting.SignalWhenBuilt"
+    with pytest.raises(Stopped) as ended:
+        main(
+            [
+                *words,
+                f"lightning.callbacks.early.target={early}",
+                "lightning.callbacks.early.params.number=15",
+            ]
+        )
+    assert ended.value.code == EXIT_RESUME
+    run = only_run(place / "logs")
+    assert not (run / "checkpoints").exists()
+    assert main([*words, "--max_steps", "1", "model.params.use_ema=false"]) == 0
+    assert read(run)["global_step"] == 1
+    assert only_run(place / "logs") == run
+
+
+def test_sigusr1_saves_and_goes_on(stage, place, caplog_ldm):
     config = interrupted_by(configuration(stage), "SignalAt", number=int(signal.SIGUSR1), batch=3)
     config["lightning"]["callbacks"]["interruption2"] = {
         "target": "tests.cli.interrupting.RaiseAt",
         "params": {"batch": 5},
     }
-    code, said = run_main(["-b", write(place / "config.yaml", config), "-t"], place)
-    assert code == 1
-    assert "at step 3" in said.split("Traceback")[0]
+    with pytest.raises(RuntimeError, match="the callback's own error"):
+        finished(config, place)
+    assert f"SIGUSR1: saved {place / 'logs'}" in caplog_ldm.text
+    assert "last.ckpt at step 3" in caplog_ldm.text
     assert read(only_run(place / "logs"))["global_step"] == 5
+
+
+def test_a_signal_to_one_of_two_processes_stops_both(place):
+    config = interrupted_by(second_stage(), "SignalAt", number=15, batch=3, rank=1)
+    words = ["--accelerator", "cpu", "--devices", "2", "-n", "mine", "--auto-resume"]
+    code, said = run_main(["-b", write(place / "config.yaml", config), "-t", *words], place, 300)
+    assert code == EXIT_RESUME, said
+    assert said.count("SIGTERM: saved") == 1
+    assert "Traceback" not in said
+    run = only_run(place / "logs")
+    assert read(run)["global_step"] == 3
+    assert sorted(path.name for path in run.glob(".*")) == []
 
 
 def test_an_exception_saves_and_shows_its_own_traceback(stage, uninterrupted, place):
@@ -184,15 +275,23 @@ def test_signals_from_outside_are_answered_while_processes_read_the_data(place):
         wait_for(lambda: list(place.glob("logs/*/images/train/*.png")))
         process.send_signal(signal.SIGUSR1)
         wait_for(lambda: list(place.glob("logs/*/checkpoints/last.ckpt")))
-        process.send_signal(signal.SIGINT)
+        assert "is being trained by process" in refused(only_run(place / "logs"))
+        process.send_signal(signal.SIGTERM)
         said, _ = process.communicate(timeout=60)
     finally:
         process.kill()
-    assert process.returncode == 130, said
+    assert process.returncode == 75, said
     assert "Traceback" not in said
     run = only_run(place / "logs")
     step = read(run)["global_step"]
     assert resumed(run, "--max_steps", str(step + 2))["global_step"] == step + 2
+
+
+def refused(run):
+    """The error of a second process that would train a run."""
+    with pytest.raises(ConfigError) as error:
+        train(["-r", str(run), "-t"])
+    return str(error.value)
 
 
 def test_signal_handlers_are_given_back(place):
@@ -205,10 +304,10 @@ def test_signal_handlers_are_given_back(place):
 
 def test_a_file_of_weights_alone_is_not_resumed(place, caplog_ldm):
     run = train(["-b", write(place / "config.yaml", first_stage()), "-t"])
-    last = run.checkpoints / "last.ckpt"
-    torch.save({"state_dict": read(run.path)["state_dict"]}, last)
-    assert main(["-r", str(run.path), "-t"]) == 2
-    assert f"model.params.ckpt_path={last}" in caplog_ldm.text
+    weights = run.checkpoints / "weights.ckpt"
+    torch.save({"state_dict": read(run.path)["state_dict"]}, weights)
+    assert main(["-r", str(weights), "-t"]) == 2
+    assert f"model.params.ckpt_path={weights}" in caplog_ldm.text
 
 
 def wait_for(is_there, seconds=90):

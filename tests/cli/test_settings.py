@@ -1,10 +1,10 @@
-import os
 import re
+from contextlib import ExitStack
 
 import pytest
 
-from ldm.cli import rundir
 from ldm.cli.arguments import parse
+from ldm.cli.restarts import run_dir
 from ldm.cli.rundir import (
     RunDir,
     checkpoint_of,
@@ -14,9 +14,9 @@ from ldm.cli.rundir import (
     taken_back_on_error,
 )
 from ldm.cli.settings import DEFAULT_SEED, settings
-from ldm.cli.train import _run_dir
 from ldm.cli.trainer import trainer_options
 from ldm.config import ConfigError
+from ldm.io import store
 from tests.cli.runs import first_stage, write
 
 
@@ -73,6 +73,19 @@ def devices(config):
     return options["accelerator"], options["devices"]
 
 
+@pytest.mark.parametrize(
+    ("block", "expected"),
+    [
+        ({"max_time": 3600}, "max_time: 3600; expected a duration"),
+        ({"max_time": "1h", "enable_checkpointing": False}, "max_time: ends in a checkpoint"),
+    ],
+)
+def test_a_time_limit_is_checked_before_anything_is_built(block, expected):
+    with pytest.raises(ConfigError, match=expected):
+        trainer_options(block)
+    assert trainer_options({"max_time": "1h"})["max_epochs"] == 1000  # a start ends, the run not
+
+
 def test_a_configuration_without_a_lightning_block_gets_one(read):
     assert read(lightning=None)["lightning"] == {"trainer": {}}
 
@@ -117,13 +130,6 @@ def test_runs_of_the_same_second_have_directories_of_their_own(tmp_path):
     assert len(paths) == 3
 
 
-def test_processes_of_one_run_share_its_directory(tmp_path, monkeypatch):
-    first = new_run(str(tmp_path), "x", [], "")
-    first.path.mkdir()
-    monkeypatch.setenv("LOCAL_RANK", "1")
-    assert new_run(str(tmp_path), "x", [], "") == first
-
-
 @pytest.fixture
 def run(tmp_path):
     """A run directory with configurations of two starts and checkpoints."""
@@ -132,8 +138,9 @@ def run(tmp_path):
         directory.mkdir(parents=True)
     for name in ("1-project", "2-project", "1-lightning", "2-lightning", "2-environment"):
         (run.configs / f"{name}.yaml").write_text("{}")
-    for name in ("last", "epoch=000001-step=000000400"):
-        (run.checkpoints / f"{name}.ckpt").touch()
+    for step, name in ((300, "epoch=000001-step=000000400"), (400, "last")):
+        checkpoint = {"global_step": step, "optimizer_states": []}
+        store.save(checkpoint, run.checkpoints / f"{name}.ckpt")
     return run
 
 
@@ -146,8 +153,7 @@ def test_a_run_is_found_by_its_directory_or_a_checkpoint(run):
 
 def test_a_checkpoint_deep_in_a_run_belongs_to_it(run):
     deep = run.checkpoints / "trainstep_checkpoints" / "epoch=000000-step=000010000.ckpt"
-    deep.parent.mkdir()
-    deep.touch()
+    store.save({"optimizer_states": []}, deep)
     resumed = resume_run(str(deep))
     assert (resumed.path, resumed.resume_from) == (run.path, deep)
     assert run_of(str(run.path)) == run.path
@@ -155,22 +161,19 @@ def test_a_checkpoint_deep_in_a_run_belongs_to_it(run):
 
 def test_a_checkpoint_outside_a_run_is_none_to_go_on_with(tmp_path):
     lone = tmp_path / "backups" / "model.ckpt"
-    lone.parent.mkdir()
-    lone.touch()
+    store.save({"optimizer_states": []}, lone)
     with pytest.raises(ConfigError, match=r"in no RUN/checkpoints/; --resume_from_checkpoint goes"):
         resume_run(str(lone))
     assert checkpoint_of(str(lone)) == lone
     assert run_of(str(lone)) is None
 
 
-def test_a_start_from_a_checkpoint_has_one_time_in_all_processes(run, tmp_path, monkeypatch):
-    monkeypatch.setenv("LDM_RUN_TIME", "")  # to be put back as it was
-    monkeypatch.setattr(rundir, "_now", iter(["10", "11"]).__next__)
+def test_a_start_from_a_checkpoint_is_a_new_run(run, tmp_path):
     words = ["--resume_from_checkpoint", str(run.path), "-l", str(tmp_path / "logs"), "-n", "x"]
-    start = _run_dir(parse(words))
-    assert start.path == tmp_path / "logs" / "10_x"
+    with ExitStack() as holding:
+        start = run_dir(parse(words), holding)
+    assert start.path == tmp_path / "logs" / f"{start.now}_x"
     assert start.resume_from == run.checkpoints / "last.ckpt"
-    assert os.environ["LDM_RUN_TIME"] == start.now == "10"
 
 
 def test_configurations_of_a_run_are_read_oldest_first(run):
@@ -194,11 +197,17 @@ def test_what_is_no_run_is_explained(run):
         resume_run(str(run.path.with_name("rum")))
     with pytest.raises(ConfigError, match=r"expected a run directory or a \.ckpt"):
         resume_run(str(run.configs / "1-project.yaml"))
-    (run.checkpoints / "last.ckpt").unlink()
-    with pytest.raises(
-        ConfigError, match=r"no checkpoints/last\.ckpt .* epoch=000001-step=000000400\.ckpt"
-    ):
+    for checkpoint in run.checkpoints.iterdir():
+        checkpoint.unlink()
+    with pytest.raises(ConfigError, match=r"no checkpoints/\*\.ckpt that training can go on from"):
         resume_run(str(run.path))
+
+
+def test_drawing_from_a_run_without_a_last_checkpoint_names_others(run):
+    (run.checkpoints / "last.ckpt").unlink()
+    names = r"epoch=000001-step=000000400\.ckpt, resume-000000400\.ckpt"
+    with pytest.raises(ConfigError, match=rf"no checkpoints/last\.ckpt .* {names}"):
+        checkpoint_of(str(run.path))
 
 
 def test_the_directory_of_a_start_that_failed_is_taken_back(tmp_path):

@@ -4,8 +4,9 @@ import json
 
 import pytest
 import torch
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import BertTokenizer, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from ldm.conditioning.hub import from_hub
 from ldm.conditioning.text import (
     BERTEmbedder,
     BERTTokenizer,
@@ -226,3 +227,11 @@ def test_clip_that_cannot_be_had_says_how_to_get_it(tmp_path):
         embedder = FrozenCLIPEmbedder(str(tmp_path / "nothing"))
     with pytest.raises(ConfigError, match=r"hf download .*--local-dir DIR"):
         embedder.prepare()
+
+
+@pytest.mark.parametrize("loader", [BertTokenizer, CLIPTokenizer])
+def test_a_tokenizer_of_no_words_is_none(loader, monkeypatch):
+    """Without a cache and a network transformers makes one up, and says nothing."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ConfigError, match=r"hf download nobody/none .*vocabulary is empty"):
+        from_hub(loader, "nobody/none", "the tokenizer")

@@ -118,7 +118,7 @@ def test_damaged_file_raises_what_unreadable_lists(photographs, name):
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's remarks on odd metadata
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "TIFF", "WEBP", "BMP"])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "TIFF", "WEBP", "BMP", "AVIF", "TGA"])
 def test_a_file_cut_or_garbled_anywhere_is_read_or_unreadable(tmp_path, kind):
     stream = io.BytesIO()
     Image.fromarray(gradient(24, 24)).save(stream, kind)

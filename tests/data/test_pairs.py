@@ -5,6 +5,7 @@ from PIL import Image
 from ldm.config import ConfigError, check, instantiate_from_config
 from ldm.data.module import Keyed
 from ldm.data.pairs import ImageMapFolder
+from tests.data.reading import faults, read_whole
 
 
 def save(root, name="a", height=24, width=40, ending=".png", labels=None):
@@ -139,17 +140,20 @@ def test_a_map_of_another_size_than_the_header_shows_is_an_error_when_it_is_used
         data[1]
 
 
-def test_a_pair_that_cannot_be_read_is_replaced_by_its_neighbour(tmp_path, caplog_ldm):
+def test_a_pair_that_cannot_be_read_is_bad(tmp_path, caplog_ldm):
     for name in "abcd":
         save(tmp_path, name)
     (tmp_path / "maps/b.png").write_text("this is no map")
     (tmp_path / "maps/c.png").write_bytes((tmp_path / "maps/d.png").read_bytes()[:50])
     data = folder(tmp_path)
     assert "b.png (its map: not an image)" in caplog_ldm.text
-    assert [data[index]["relpath"] for index in range(4)] == ["a.png", "d.png", "d.png", "d.png"]
-    assert "c.png (its map: " in caplog_ldm.text
-    expected = data[3]["segmentation"]
-    assert np.array_equal(data[1]["segmentation"], expected)
+    found = faults(data)
+    assert list(found) == [1, 2]
+    assert all(why.startswith("its map: ") for why in found.values())
+    items, _ = read_whole(data)
+    for item in items[1:3]:
+        own = data[data.names.index(item["relpath"])]
+        assert np.array_equal(item["segmentation"], own["segmentation"])
 
 
 def test_windows_of_256_of_384_pixels_are_cut_of_both_alike(tmp_path):

@@ -11,6 +11,7 @@ from ldm.data.pixels import PixelFormat
 from ldm.data.transforms import Framing, resize
 from tests.data.deep_files import levels, write_png
 from tests.data.photographs import gradient
+from tests.data.reading import faults, read_whole
 
 
 def fractions(*shape, seed=0, dtype=np.float32):
@@ -254,7 +255,7 @@ def test_a_folder_without_arrays_is_an_error_that_asks_for_them(tmp_path):
         ImageFolder(tmp_path, 16, channels=13)
 
 
-def test_bad_arrays_are_counted_named_once_and_replaced(tmp_path, caplog_ldm):
+def test_bad_arrays_are_counted_named_and_replaced(tmp_path, caplog_ldm):
     stacks(tmp_path, channels=4)
     holed = fractions(16, 16, 4)
     holed[3, 4, 1] = np.nan
@@ -264,16 +265,21 @@ def test_bad_arrays_are_counted_named_once_and_replaced(tmp_path, caplog_ldm):
     (tmp_path / "6.npy").write_text("no array")
     (tmp_path / "7.npy").write_bytes(b"")
     np.save(tmp_path / "8.npy", fractions(4, 16, 4))
+    whole = (tmp_path / "0.npy").read_bytes()
+    (tmp_path / "9.npy").write_bytes(whole.replace(b"}", b" ", 1))
     data = ImageFolder(tmp_path, 16, split="all", channels=4, dtype="float32")
-    for _ in range(2):
-        taken = [data[index]["relpath"] for index in range(len(data))]
-    assert taken == ["0.npy", "1.npy", "2.npy"] + ["0.npy"] * 6
-    said = caplog_ldm.text
-    assert "5 of 9 image files cannot be used" in said
-    assert "4.npy (has 5 channels, expected 4)" in said
-    assert "3.npy (nan at [3, 4, 1] is outside 0..1) is replaced" in said
-    assert "8.npy (16 x 4 pixels)" in said
-    assert [said.count(f"{number}.npy") for number in range(3, 9)] == [1] * 6
+    assert "6 of 10 image files cannot be used" in caplog_ldm.text
+    found = faults(data)
+    assert list(found) == [3, 4, 5, 6, 7, 8, 9]
+    assert found[3] == "nan at [3, 4, 1] is outside 0..1"
+    assert found[4] == "has 5 channels, expected 4"
+    assert found[5].startswith("is shorter than its header says")
+    assert found[7] == "is empty"
+    assert found[8] == "16 x 4 pixels"
+    assert found[9] == "has a damaged header"
+    taken = [item["relpath"] for item in read_whole(data)[0]]
+    assert taken[:3] == ["0.npy", "1.npy", "2.npy"]
+    assert set(taken) == set(taken[:3])
 
 
 def test_bad_arrays_only_are_an_error(tmp_path):
@@ -297,7 +303,7 @@ def test_a_list_names_arrays_as_well(tmp_path):
     Image.fromarray(gradient(16, 16)).save(tmp_path / "a.png")
     (tmp_path / "list.txt").write_text("1.npy\na.png\n")
     data = ImageList(tmp_path / "list.txt", size=16, channels=2, value_range=[0, 2])
-    assert data[1]["relpath"] == "1.npy"  # the picture has three channels
+    assert faults(data) == {1: "has 3 channels, expected 2, as .npy"}
     expected = np.rint(fractions(16, 16, 2, seed=1) / 2 * 255)
     np.testing.assert_array_equal(data[0]["image"], expected)
 

@@ -13,6 +13,7 @@ from ldm.config import ConfigError, check, instantiate_from_config
 from ldm.data import shard_index
 from ldm.data.module import DataModuleFromConfig
 from ldm.data.shards import Shards
+from tests.data.reading import faults, read_whole
 from tests.data.tars import picture, samples, shards, write_tar
 
 
@@ -233,13 +234,29 @@ def test_bad_samples_are_named_and_left_out(tmp_path, caplog_ldm):
     assert "a.tar: b: not an image" in caplog_ldm.text
 
 
-def test_an_image_that_cannot_be_decoded_is_replaced_by_its_neighbour(tmp_path, caplog_ldm):
+def test_an_image_that_cannot_be_decoded_is_bad_and_replaced_with_its_caption(tmp_path):
     members = [("a.png", picture(0)[:200]), ("a.txt", "a"), *samples(0, 2)]
     write_tar(tmp_path / "a.tar", members)
     data = read(tmp_path)
-    for _ in range(2):
-        assert [item["caption"] for item in items(data)] == ["caption 0", "caption 0", "caption 1"]
-    assert caplog_ldm.text.count("a.tar/a.png") == 1
+    found, bad = read_whole(data)
+    assert [name for name, _ in bad] == [f"{tmp_path}/a.tar/a.png"]
+    assert found[0]["caption"] in ("caption 0", "caption 1")
+    assert found[0]["relpath"] == f"a.tar/00000000{found[0]['caption'][-1]}.jpg"
+    assert [item["caption"] for item in found[1:]] == ["caption 0", "caption 1"]
+
+
+def test_a_caption_that_is_no_text_is_named_and_its_sample_left_out(tmp_path, caplog_ldm):
+    members = [("a.png", picture(0)), ("a.txt", b"\x81\x00\xff"), *samples(0, 2)]
+    write_tar(tmp_path / "a.tar", members)
+    assert len(read(tmp_path)) == 2
+    assert "a.tar: a: its caption: is no text in UTF-8" in caplog_ldm.text
+
+
+def test_a_caption_that_changed_under_the_index_is_bad(tmp_path):
+    path = write_tar(tmp_path / "a.tar", samples(0, 2))
+    data = read(tmp_path)
+    path.write_bytes(path.read_bytes().replace(b"caption 1", b"\x81" * 9))
+    assert list(faults(data)) == [1]
 
 
 @pytest.mark.parametrize(("kept", "count"), [(0.7, 3), (0.35, 2), (0.05, 0)])

@@ -8,7 +8,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ldm.config import ConfigError
+from ldm.io.atomic import write_atomically
 from ldm.io.checkpoint import compare, load_into, load_state, select
+from ldm.io.manifest import Entry, record
 
 
 def state_of(**shapes):
@@ -238,3 +240,16 @@ def test_ignored_names_are_neither_loaded_nor_missed(where):
     assert report.is_exact
     assert torch.equal(module.encoder.weight, state["encoder.weight"])
     assert torch.equal(module.decoder.weight, kept) == (where != "file")
+
+
+def test_weights_that_are_not_what_was_written_are_not_taken_for_what_was(tmp_path):
+    path = tmp_path / "resume-1.ckpt"
+    weights = {"state_dict": {"weight": torch.zeros(64)}, "global_step": 1}
+    written = write_atomically(path, lambda sink: torch.save(weights, sink))
+    record(tmp_path, Entry.of(path.name, written, weights))
+    assert load_state(path)["weight"].shape == (64,)
+    content = bytearray(path.read_bytes())
+    content[content.index(bytes(200)) + 100] ^= 1  # one bit of one weight
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"resume-1\.ckpt: damaged, its bytes are not those"):
+        load_state(path)

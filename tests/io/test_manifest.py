@@ -87,7 +87,26 @@ def test_a_directory_without_checkpoints_or_without_itself_has_none(tmp_path):
     assert "No such file" in damage(tmp_path / "nowhere" / "last.ckpt")
 
 
-@pytest.mark.parametrize("content", [b"", b"{}", b'{"files": [{"file": 1}]}', b"\xff"])
+ENTRY = '{"files": [{"file": "%s", "size": %s, "sha256": "", "time": %s, "needs": %s}]}'
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{}",
+        b"[]",
+        b"\xff",
+        b'{"files": [{"file": 1}]}',
+        b'{"files": ["last.ckpt"]}',
+        (ENTRY % ("../a.ckpt", 1, 1, "null")).encode(),
+        (ENTRY % ("", 1, 1, "null")).encode(),
+        (ENTRY % ("..", 1, 1, "null")).encode(),
+        (ENTRY % ("a.ckpt", '"1"', 1, "null")).encode(),
+        (ENTRY % ("a.ckpt", 1, '"1"', "null")).encode(),
+        (ENTRY % ("a.ckpt", 1, 1, '"../b"')).encode(),
+    ],
+)
 def test_a_damaged_manifest_costs_no_checkpoint(tmp_path, caplog_ldm, content):
     saved(tmp_path, 1, 2)
     (tmp_path / MANIFEST).write_bytes(content)

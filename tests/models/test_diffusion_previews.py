@@ -121,6 +121,35 @@ def test_guided_samples_are_shown_where_the_model_was_trained_for_it(rate, optio
     assert ("samples_guided" in model.log_images(batch(2), steps=2, **options)) is guided
 
 
+@pytest.mark.parametrize("micro_batch", [1, 2, 3])
+def test_pictures_do_not_depend_on_how_many_are_made_at_once(micro_batch):
+    model = latent(by_class(first_stage_config=kl(), cond_stage_config=labels(drop_rate=0.1)))
+    options = {"steps": 3, "denoise_row": True, "diffusion_row": True}
+    rows, forward = [], model.model_ema.module.diffusion_model.forward
+
+    def watched(x, *rest, **told):
+        rows.append(len(x))
+        return forward(x, *rest, **told)
+
+    shown = batch(4, side=8)
+    with torch.no_grad():
+        together = model.log_images(shown, **options)
+        model.model_ema.module.diffusion_model.forward = watched
+        apart = model.log_images(shown, micro_batch=micro_batch, **options)
+    assert max(rows) == max(micro_batch, 2)  # a guided image takes two rows
+    assert apart.keys() == together.keys()
+    for name, images in together.items():
+        torch.testing.assert_close(apart[name], images, rtol=1e-5, atol=1e-5)
+
+
+def test_first_stages_are_asked_for_one_image_at_a_time():
+    model = latent(first_stage_config=kl())
+    decoded, decode = [], model.first_stage_model.decode
+    model.first_stage_model.decode = lambda z: decoded.append(len(z)) or decode(z)
+    model.log_images(batch(3, side=8), steps=2)
+    assert decoded == [1] * 6
+
+
 def test_a_map_is_shown_as_it_is_and_one_channel_of_a_wide_one():
     rescaler = {
         "target": "ldm.conditioning.spatial.SpatialRescaler",

@@ -365,7 +365,7 @@ def test_gradient_norms_without_clipping_are_taken_when_a_log_is_due(tmp_path):
     run = trainer(tmp_path, max_steps=6, logger=logger, log_every_n_steps=3)
     taken, model = [], tiny_kl()
     move = model._move
-    model._move = lambda player, step: taken.append(result := move(player, step)) or result
+    model._move = lambda *given: taken.append(result := move(*given)) or result
     run.fit(model, loader(length=20))
     assert [bool(each) for each in taken] == [False] * 4 + [True] * 2 + [False] * 4 + [True] * 2
     for player in ("autoencoder", "discriminator"):

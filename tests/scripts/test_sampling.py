@@ -213,9 +213,9 @@ def test_what_cannot_be_drawn_is_explained(runs, tmp_path, caplog_ldm, draw, nam
 
 
 def test_drawing_is_no_start_of_a_run(runs, tmp_path, monkeypatch):
-    monkeypatch.setenv("LDM_RUN_TIME", "as it was")
+    monkeypatch.setenv("LDM_RUN", "as it was")
     assert sample(runs["plain"], "--n", 1, "--out", tmp_path / "out") == 0
-    assert os.environ["LDM_RUN_TIME"] == "as it was"
+    assert os.environ["LDM_RUN"] == "as it was"
 
 
 def test_pictures_do_not_replace_a_file(runs, tmp_path, caplog_ldm):

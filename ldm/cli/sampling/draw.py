@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
+from ldm.cli.out_of_memory import advised_drawing
 from ldm.cli.running import output_directory
 from ldm.cli.sampling.flags import check_flags, sampling_parser
 from ldm.cli.sampling.job import Job
@@ -53,7 +54,8 @@ def draw_task(task: Task, argv: Sequence[str]) -> Path:
         output_directory(args.out)
         if workers.index == 0:
             job.begin()
-        _draw(job, workers)
+        with advised_drawing(job):
+            _draw(job, workers)
     return job.out
 
 

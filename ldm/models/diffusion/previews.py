@@ -16,6 +16,7 @@ from ldm.conditioning.spatial import are_labels
 from ldm.data.layouts import layout_picture
 from ldm.data.maps import coloured
 from ldm.diffusion.draws import normal_like
+from ldm.memory import in_parts
 from ldm.ranges import Positive
 from ldm.samplers.base import Step
 from ldm.tensor import to_image_tensor
@@ -23,6 +24,7 @@ from ldm.types import Prediction
 
 if TYPE_CHECKING:
     from ldm.models.diffusion.ddpm import DDPM
+    from ldm.models.diffusion.sampling import SampleOptions
 
 __all__ = ["map_picture", "previews", "text_image"]
 
@@ -36,8 +38,9 @@ def previews(
     scale: float | None = None,
     denoise_row: bool = False,
     diffusion_row: bool = False,
+    micro_batch: Positive | None = None,
 ) -> dict[str, Tensor]:
-    """Pictures of one small batch, name to (B, C, H, W) in [-1, 1].
+    """Pictures of one small batch, name to (B, C, H, W) in [-1, 1], on the CPU.
 
     inputs, reconstructions: what the first stage gets and gives back.  conditioning_<key>: each
     entry that the model is told, texts and layouts as pictures, maps of labels in colours.
@@ -45,15 +48,18 @@ def previews(
     classifier-free guidance of `scale` (3 where the model was trained for it), when there is a
     condition to follow.
     denoise_row: estimates of x0 during sampling.  diffusion_row: inputs with more and more noise.
+    micro_batch: rows that the network is given at once, two for each image that is guided; all by
+        default. The pictures are the same, to rounding. Images are decoded one by one.
     """
     images = model.get_input(batch)
-    z = model.encode(images)
-    pictures = {"inputs": images, "reconstructions": model.decode(z)}
+    together = micro_batch or 2 * len(images)
+    z = in_parts(model.encode, images, together).to(images.device)
+    pictures = {"inputs": images.cpu(), "reconstructions": in_parts(model.decode, z, 1)}
     pictures |= _conditions(model, batch, images)
     if diffusion_row:
         pictures["diffusion_row"] = _diffusion_row(model, z)
-    size = (z.shape[-2], z.shape[-1])
     condition = batch if model.conditioner.parts else None
+    options: SampleOptions = {"steps": steps, "size": (z.shape[-2], z.shape[-1]), "decode_batch": 1}
     estimates: list[Tensor] = []
 
     def record(step: Step, x: Tensor, prediction: Prediction) -> None:
@@ -61,16 +67,34 @@ def previews(
             estimates.append(prediction.x0[:1])
 
     seeds = range(len(images))
-    pictures["samples"] = model.sample(seeds, condition, steps=steps, size=size, callback=record)
+    parts = [seeds[i : i + together] for i in range(0, len(images), together)]
+    pictures["samples"] = _samples(model, parts, condition, {**options, "callback": record})
     if estimates:
-        pictures["denoise_row"] = model.decode(torch.cat(estimates))
+        of_first = estimates[: len(estimates) // len(parts)]
+        pictures["denoise_row"] = in_parts(model.decode, torch.cat(of_first), 1)
     if scale is None and any(part.embedder.drop_rate for part in model.conditioner.parts):
         scale = 3.0
     if scale is not None and condition is not None:
-        pictures["samples_guided"] = model.sample(
-            seeds, condition, steps=steps, size=size, scale=scale
-        )
+        half = max(together // 2, 1)
+        parts = [seeds[i : i + half] for i in range(0, len(images), half)]
+        pictures["samples_guided"] = _samples(model, parts, condition, {**options, "scale": scale})
     return pictures
+
+
+def _samples(
+    model: DDPM,
+    parts: Sequence[range],
+    condition: Mapping[str, Any] | None,
+    options: SampleOptions,
+) -> Tensor:
+    """Samples of the seeds of all parts, (B, C, H, W) on the CPU, drawn part by part."""
+    drawn = []
+    for part in parts:
+        told = condition and {
+            key: value[part.start : part.stop] for key, value in condition.items()
+        }
+        drawn.append(model.sample(part, told, **options).cpu())
+    return torch.cat(drawn)
 
 
 def _conditions(model: DDPM, batch: Mapping[str, Any], images: Tensor) -> dict[str, Tensor]:
@@ -119,7 +143,7 @@ def _diffusion_row(model: DDPM, z: Tensor, count: int = 8) -> Tensor:
     t = model.schedule.tensor_of(times.round() if is_discrete else times, z)
     first = z[:1].expand(count, -1, -1, -1)
     eps = normal_like(model.draws({"sample_id": [0] * count}, seed=0), first, "eps")
-    return model.decode(model.schedule.noised(first, eps, t))
+    return in_parts(model.decode, model.schedule.noised(first, eps, t), 1)
 
 
 def text_image(texts: Sequence[str], size: int) -> Tensor:
