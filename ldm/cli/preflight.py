@@ -151,6 +151,8 @@ def _checked_image(model: Any, data: Any, origin: str) -> Tensor:
 
     origin: place of the set in the configuration.
     """
+    if not (hasattr(data, "__getitem__") and hasattr(data, "__len__")):
+        raise ConfigError(f"{origin}.target: {type(data).__name__} is no data set; expected items")
     sample = first_readable(data)
     if not isinstance(sample, Mapping):
         raise ConfigError(

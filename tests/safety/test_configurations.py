@@ -201,3 +201,10 @@ def test_numbers_that_would_take_hours_or_all_memory_are_refused(quiet, caplog_l
     name = override.partition("=")[0].rpartition(".")[2]
     assert name in caplog_ldm.text
     assert "expected" in caplog_ldm.text
+
+
+def test_what_is_no_data_set_is_refused(quiet, caplog_ldm):
+    config = first_stage()
+    config["data"]["params"]["train"] = {"target": "torch.nn.Identity"}
+    assert main(["-b", write(quiet / "c.yaml", config), "-l", str(quiet / "logs")]) == 2
+    assert "data.params.train.target: Identity is no data set" in caplog_ldm.text

@@ -95,3 +95,8 @@ def watched(*inside: Path) -> Iterator[list[str]]:
         yield _watch.seen
     finally:
         _watch.inside = None
+
+
+def below(out: Path) -> list[str]:
+    """The names of all files in a directory and below it."""
+    return sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
