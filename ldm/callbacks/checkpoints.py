@@ -15,6 +15,7 @@ from ldm.callbacks.pending import common_batches, validation_follows
 from ldm.callbacks.progress import accumulation
 from ldm.callbacks.signals import Signals, Stopped
 from ldm.callbacks.stopping import is_end
+from ldm.io import store
 from ldm.io.first_stage import FirstStageFile
 from ldm.log import log
 from ldm.ranks import alone
@@ -67,7 +68,7 @@ class LastCheckpoint(Checkpoint):
         self.embed_first_stage = embed_first_stage
         self._signals = Signals(agree_every, deadline)
         self._saved_at = -1
-        self._is_training = False
+        self._is_training = self._has_begun = False
         self._common_batches = 0
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -75,10 +76,11 @@ class LastCheckpoint(Checkpoint):
         if (io := _io(trainer)) and not self.embed_first_stage and _has_frozen(pl_module):
             io.first_stage = FirstStageFile(self.path.parent)
         self._signals.take_over(trainer)
+        self._has_begun = False
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """From here on there is something to lose."""
-        self._is_training = True
+        self._is_training = self._has_begun = True
         self._saved_at = trainer.global_step
 
     def on_train_batch_end(
@@ -137,6 +139,20 @@ class LastCheckpoint(Checkpoint):
         self._is_training = False
         if self._has_failed(trainer):
             self._give_up(trainer)
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Where nothing was left to train, what was gone on from is the last checkpoint.
+
+        It may be one of the best, after which the process was killed.
+        """
+        path, io = trainer.ckpt_path, _io(trainer)
+        if self._has_begun or path is None or io is None or not trainer.is_global_zero:
+            return
+        if Path(path).absolute().parent == self.path.absolute().parent:
+            try:
+                store.adopt(Path(path), keep=io.keep)
+            except OSError as error:
+                log.error("%s could not become %s: %s", path, self.path, error)
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException

@@ -5,19 +5,21 @@ from __future__ import annotations
 import errno
 import os
 import re
+import time
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, cast
 
 import torch
 
 from ldm.io import atomic
-from ldm.io.manifest import LAST, Entry, entries, record
+from ldm.io.manifest import LAST, Entry, entries, entry_of, record
 from ldm.io.snapshot import tensors
 from ldm.log import log
 
-__all__ = ["remove", "resume_points", "save"]
+__all__ = ["adopt", "remove", "resume_points", "save"]
 
 _RESUME = re.compile(r"resume-\d{9,}(-\d+)?\.ckpt")
 # what file systems without hard links say
@@ -50,14 +52,36 @@ def save(checkpoint: Mapping[str, Any], path: Path, *, keep: int = 2) -> None:
     record(directory, entry, removed=[*_missing(directory), *([LAST] if is_last else [])])
     atomic.reached("manifest")
     if is_last:
-        _name_last(target)
-        atomic.reached("last")
-        for old in _surplus(directory, keep):
-            try:
-                remove(old)
-            except OSError as error:
-                log.warning("%s could not be removed: %s", old, error.strerror or error)
-        atomic.reached("pruned")
+        _become_last(target, keep)
+
+
+def adopt(path: Path, *, keep: int = 2) -> None:
+    """Make a checkpoint that was written after `last.ckpt` a resume point, and `last.ckpt`.
+
+    Nothing happens where `last.ckpt` is as new, or the manifest does not know when it was written.
+    keep: as in `save`.  Raises OSError when it could not be; the checkpoint stays in any case.
+    """
+    directory = path.parent
+    entry, last = entry_of(path), entry_of(directory / LAST)
+    if entry is None or entry.step is None or (last is not None and last.time >= entry.time):
+        return
+    atomic.remove_leftovers(directory)
+    target = _unused(directory, entry.step)
+    _name(path, target)
+    record(directory, replace(entry, file=target.name, time=time.time()), removed=[LAST])
+    _become_last(target, keep)
+
+
+def _become_last(target: Path, keep: int) -> None:
+    """Give the newest resume point its second name, and remove those there are too many of."""
+    _name(target, target.with_name(LAST))
+    atomic.reached("last")
+    for old in _surplus(target.parent, keep):
+        try:
+            remove(old)
+        except OSError as error:
+            log.warning("%s could not be removed: %s", old, error.strerror or error)
+    atomic.reached("pruned")
 
 
 def remove(path: Path) -> None:
@@ -92,24 +116,23 @@ def _missing(directory: Path) -> list[str]:
     return [name for name in entries(directory) if not (directory / name).exists()]
 
 
-def _name_last(target: Path) -> None:
-    """Give a file the name `last.ckpt`, too, which always leads to a whole file."""
-    last = target.with_name(LAST)
-    link = target.with_name(f".{LAST}.partial")
+def _name(source: Path, name: Path) -> None:
+    """Give a file another name beside it, which always leads to a whole file."""
+    link = name.with_name(f".{name.name}.partial")
     link.unlink(missing_ok=True)
     try:
-        os.link(target, link)
+        os.link(source, link)
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
-        atomic.write_atomically(last, lambda sink: _copy(target, sink), is_announced=False)
+        atomic.write_atomically(name, lambda sink: _copy(source, sink), is_announced=False)
         return
     try:
-        link.replace(last)
+        link.replace(name)
     finally:
         with suppress(OSError):
             link.unlink()
-    atomic.sync_directory(target.parent)
+    atomic.sync_directory(name.parent)
 
 
 def _copy(source: Path, sink: atomic.Sink) -> None:

@@ -176,3 +176,24 @@ def test_removing_forgets_the_entry_and_minds_no_missing_file(tmp_path):
     store.remove(path)
     assert list(tmp_path.iterdir()) == [tmp_path / "manifest.json"]
     assert not entries(tmp_path)
+
+
+def test_one_of_the_best_that_is_newer_than_the_last_becomes_it(tmp_path):
+    last = saved(tmp_path, 1, 2)
+    best = tmp_path / "best.ckpt"
+    store.save(checkpoint(3), best)
+    (tmp_path / ".resume-000000003.ckpt.partial").write_bytes(b"half")  # killed after it
+    store.adopt(newest_valid(tmp_path))
+    names = {"best.ckpt", "last.ckpt", "manifest.json", "resume-000000002.ckpt"}
+    assert set(os.listdir(tmp_path)) == names | {"resume-000000003.ckpt"}
+    assert last.read_bytes() == best.read_bytes()
+    assert newest_valid(tmp_path) == last
+    assert damage(last) is None
+
+
+def test_one_of_the_best_that_is_older_than_the_last_stays_what_it_is(tmp_path):
+    store.save(checkpoint(1), tmp_path / "best.ckpt")
+    last = saved(tmp_path, 2)
+    store.adopt(tmp_path / "best.ckpt")
+    assert step_of(last) == 2
+    assert not (tmp_path / "resume-000000001.ckpt").exists()
