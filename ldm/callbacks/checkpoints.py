@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 from torch import nn
 
 from ldm.callbacks.checkpoint_io import AtomicCheckpointIO
@@ -77,6 +77,8 @@ class LastCheckpoint(Checkpoint):
             io.first_stage = FirstStageFile(self.path.parent)
         self._signals.take_over(trainer)
         self._has_begun = False
+        if trainer.ckpt_path is not None and trainer.is_global_zero:
+            self._tidy(trainer, Path(trainer.ckpt_path))
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """From here on there is something to lose."""
@@ -182,6 +184,19 @@ class LastCheckpoint(Checkpoint):
         for counts in (progress["current"], progress["total"]):
             whole = counts["processed"] - incomplete
             counts |= dict.fromkeys(("ready", "started", "processed", "completed"), whole)
+
+    def _tidy(self, trainer: pl.Trainer, resumed: Path) -> None:
+        """Remove the best checkpoints that one better had replaced, where a kill left them."""
+        best = [each for each in trainer.checkpoint_callbacks if isinstance(each, ModelCheckpoint)]
+        # without what they knew when the checkpoint was written, nothing is known to be surplus
+        is_known = bool(best) and all(each.best_k_models for each in best)
+        if not is_known or resumed.absolute().parent != self.path.absolute().parent:
+            return
+        kept = {Path(name).name for each in best for name in each.best_k_models}
+        try:
+            store.remove_surplus(resumed, kept)
+        except OSError as error:
+            log.warning("checkpoints that others replaced could not be removed: %s", error)
 
     def _answer_signals(self, trainer: pl.Trainer, count: int) -> None:
         """Do what was asked for; with several processes on devices, on some counts only."""

@@ -6,7 +6,7 @@ import errno
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -19,9 +19,10 @@ from ldm.io.manifest import LAST, Entry, entries, entry_of, record
 from ldm.io.snapshot import tensors
 from ldm.log import log
 
-__all__ = ["adopt", "remove", "resume_points", "save"]
+__all__ = ["adopt", "remove", "remove_surplus", "resume_points", "save"]
 
 _RESUME = re.compile(r"resume-\d{9,}(-\d+)?\.ckpt")
+_BEST = re.compile(r"epoch=\d{6,}-step=\d{9,}(-v\d+)?\.ckpt")
 # what file systems without hard links say
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
 
@@ -82,6 +83,19 @@ def _become_last(target: Path, keep: int) -> None:
         except OSError as error:
             log.warning("%s could not be removed: %s", old, error.strerror or error)
     atomic.reached("pruned")
+
+
+def remove_surplus(newest: Path, kept: Collection[str]) -> None:
+    """Remove best checkpoints that a process had yet to remove when it was killed.
+
+    These have the names that are usual here, are older than `newest`, as the manifest knows, and
+    not among the names that are kept. Newer ones stay, as a run may go on from before them.
+    """
+    entry = entry_of(newest)
+    for name, each in entries(newest.parent).items():
+        is_older = entry is not None and each.time < entry.time
+        if is_older and _BEST.fullmatch(name) and name not in kept:
+            remove(newest.with_name(name))
 
 
 def remove(path: Path) -> None:

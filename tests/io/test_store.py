@@ -197,3 +197,18 @@ def test_one_of_the_best_that_is_older_than_the_last_stays_what_it_is(tmp_path):
     store.adopt(tmp_path / "best.ckpt")
     assert step_of(last) == 2
     assert not (tmp_path / "resume-000000001.ckpt").exists()
+
+
+def test_best_checkpoints_that_were_to_be_removed_are(tmp_path):
+    def best(step):
+        return tmp_path / f"epoch=000000-step={step:09}.ckpt"
+
+    for path, step in ((best(1), 1), (best(2), 2), (tmp_path / "mine.ckpt", 2), (best(3), 3)):
+        store.save(checkpoint(step), path)
+    newest = saved(tmp_path, 4)
+    store.save(checkpoint(5), best(5))
+    store.remove_surplus(newest, {best(3).name})
+    left = {path.name for path in tmp_path.glob("*.ckpt")}
+    names = {"mine.ckpt", best(3).name, best(5).name, "last.ckpt", "resume-000000004.ckpt"}
+    assert left == names
+    assert names - {"last.ckpt"} == {name for name in entries(tmp_path) if name.endswith(".ckpt")}
