@@ -144,7 +144,7 @@ def checked(life: Life, starts: list[Start], whole: Path) -> list[str]:
     if life.run is None:
         return [f"{life.directory}: no run has a checkpoint", *problems]
     (expected,) = whole.glob("logs/*")
-    problems += same_run(life.run, expected)
+    problems += same_run(life, expected)
     if problems:
         went = ", ".join(start.death.kind for start in starts if start.death and start.has_died)
         problems.insert(0, f"{life.directory}, killed at {went}:")

@@ -266,6 +266,10 @@ class Life:
             start.problems.append(f"the newest checkpoint is at {step}, another at {max(steps)}")
         return step
 
+    def origins(self) -> set[str]:
+        """Names of the checkpoints that its starts went on from."""
+        return {Path(note["from"]).name for note in self._noted() if note["from"]}
+
     def _noted(self) -> list[dict[str, Any]]:
         lines = self.notes.read_text().splitlines() if self.notes.exists() else []
         return [json.loads(line) for line in lines]
@@ -286,16 +290,19 @@ def gone(pid: int) -> bool:
     return True
 
 
-def same_run(run: Path, whole: Path) -> list[str]:
-    """What a broken run has otherwise than one that nothing broke.
+def same_run(life: Life, whole: Path) -> list[str]:
+    """What the run of a broken life has otherwise than one that nothing broke.
 
     Their files, all that their last checkpoints hold but counts and paths of Lightning's, and what
     they logged in each step.
     """
     found = []
+    run = life.run
+    assert run is not None
     one, other = (_files(each / "checkpoints") for each in (run, whole))
-    # a run that died after its last step has nothing left to train, and removes no surplus
-    points = {name for name in one if name.startswith("resume-")}
+    # a run that died after its last step has nothing left to train, and removes no surplus; and
+    # Lightning never removes what a start went on from
+    points = {name for name in one if name.startswith("resume-")} | life.origins() - {*other}
     if one.keys() - points != other.keys() - points or not other.keys() <= one.keys():
         found.append(f"files: {sorted(one)}, not {sorted(other)}")
     for name in [name for name in one if name in other and not name.startswith("resume-")]:

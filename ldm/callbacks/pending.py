@@ -44,12 +44,15 @@ class PendingValidation(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Set Lightning's counts to those of the moment before validation."""
-        if not (self._is_under_way or validation_follows(trainer)):
-            return
         counts = checkpoint["loops"]["fit_loop"]
+        validation = counts["epoch_loop.val_loop.batch_progress"]
+        if not (self._is_under_way or validation_follows(trainer)):
+            # one that was begun anew has left the count of what was begun one too high
+            for batches in _both(validation):
+                batches |= dict.fromkeys(batches, batches["completed"])
+            return
         for batches in _both(counts["epoch_loop.batch_progress"]):
             batches["completed"] = batches["processed"]
-        validation = counts["epoch_loop.val_loop.batch_progress"]
         for batches in _both(validation):
             batches |= dict.fromkeys(batches, 0)
         # one batch begun, none of it done, is how Lightning knows that it is to validate
