@@ -156,6 +156,7 @@ def carry_out(order: Order) -> NoReturn:
     for number, file in enumerate((nothing, said, said)):
         os.dup2(file, number)
     sys.argv = [str(ROOT / "main.py"), *order.argv]
+    sys.modules["__main__"].__spec__ = None  # or Lightning would start this module for more devices
     for name, arguments in order.before:
         module, _, function = name.rpartition(".")
         getattr(import_module(module), function)(*arguments)

@@ -17,6 +17,7 @@ from ldm.config import instantiate_from_config, instantiate_model, load, locate,
 from ldm.config.signature import signature_of
 from ldm.data.module import collate
 from tests.data.photographs import mixed_directory
+from tests.data.reading import read_whole
 from tests.models.first_stages import Images
 from tests.reference_configs import published_config
 from tests.reference_state_dicts import listing
@@ -355,7 +356,7 @@ def test_every_file_reads_a_directory_of_photographs_in_the_same_way(tmp_path):
     train, validation = (
         instantiate_from_config(params[split]) for split in ("train", "validation")
     )
-    names = [{each[i]["relpath"] for i in range(len(each))} for each in (train, validation)]
+    names = [{item["relpath"] for item in read_whole(each)[0]} for each in (train, validation)]
     assert names[0].isdisjoint(names[1])
     assert all(names)
     assert names[0] | names[1] == {path.name for path in tmp_path.iterdir()} - bad

@@ -33,10 +33,6 @@ class PendingValidation(pl.Callback):
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """It is done: what is saved from here on has it, and is named by the step of training."""
         self._is_under_way = False
-        # of a validation made anew one batch was counted as begun, and not done; the next start
-        # would take this validation, too, for one that was broken off
-        counts = trainer.fit_loop.epoch_loop.val_loop.batch_progress.total
-        counts.ready = counts.started = counts.processed  # type: ignore[attr-defined]
         # a first stage logs the step of a row, which is one less, and a resumed run has not yet
         trainer.callback_metrics.pop("step", None)
 

@@ -15,6 +15,7 @@ from ldm.cli.image_format import pixel_formats
 from ldm.cli.rundir import run_of
 from ldm.cli.running import autocast, check_least, device_of
 from ldm.config import ConfigError
+from ldm.data.substitutes import Substituted
 from ldm.evaluation.latents import image_set, set_latents
 from ldm.log import log
 
@@ -40,7 +41,8 @@ def measure_latents(args: argparse.Namespace) -> LatentStatistics:
         raise ConfigError(
             f"--dtype and --value-range: the configuration {args.data} says how images are read"
         )
-    data = image_set(args.data, pixels=pixels, size=args.size, default_size=first.size or SIDE)
+    found = image_set(args.data, pixels=pixels, size=args.size, default_size=first.size or SIDE)
+    data = Substituted(found)  # as training does
     order = np.random.default_rng(args.seed).permutation(len(data))
     indices = sorted(order[: args.n].tolist())
     if len(indices) < args.n:

@@ -17,6 +17,7 @@ import torch
 from ldm.io import atomic
 from ldm.io.manifest import LAST, Entry, entries, entry_of, record
 from ldm.io.snapshot import tensors
+from ldm.io.unpickle import unpickle
 from ldm.log import log
 
 __all__ = ["adopt", "remove", "remove_surplus", "resume_points", "save"]
@@ -59,18 +60,28 @@ def save(checkpoint: Mapping[str, Any], path: Path, *, keep: int = 2) -> None:
 def adopt(path: Path, *, keep: int = 2) -> None:
     """Make a checkpoint that was written after `last.ckpt` a resume point, and `last.ckpt`.
 
-    Nothing happens where `last.ckpt` is as new, or the manifest does not know when it was written.
+    Nothing happens where `last.ckpt` is as new.
     keep: as in `save`.  Raises OSError when it could not be; the checkpoint stays in any case.
     """
     directory = path.parent
-    entry, last = entry_of(path), entry_of(directory / LAST)
-    if entry is None or entry.step is None or (last is not None and last.time >= entry.time):
+    entry, last = _entry(path), entry_of(directory / LAST)
+    if last is not None and last.time >= entry.time:
         return
     atomic.remove_leftovers(directory)
-    target = _unused(directory, entry.step)
+    record(directory, entry)
+    target = _unused(directory, entry.step or 0)
     _name(path, target)
     record(directory, replace(entry, file=target.name, time=time.time()), removed=[LAST])
     _become_last(target, keep)
+
+
+def _entry(path: Path) -> Entry:
+    """The entry of a checkpoint, made where a process was killed before it had written one."""
+    if (entry := entry_of(path)) is not None:
+        return entry
+    facts = path.stat()
+    written = atomic.Written(facts.st_size, atomic.digest_of(path))
+    return replace(Entry.of(path.name, written, unpickle(path)), time=facts.st_mtime)
 
 
 def _become_last(target: Path, keep: int) -> None:
@@ -92,9 +103,9 @@ def remove_surplus(newest: Path, kept: Collection[str]) -> None:
     not among the names that are kept. Newer ones stay, as a run may go on from before them.
     """
     entry = entry_of(newest)
+    limit = newest.stat().st_mtime if entry is None else entry.time
     for name, each in entries(newest.parent).items():
-        is_older = entry is not None and each.time < entry.time
-        if is_older and _BEST.fullmatch(name) and name not in kept:
+        if each.time < limit and _BEST.fullmatch(name) and name not in kept:
             remove(newest.with_name(name))
 
 

@@ -2,6 +2,7 @@ import errno
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -39,6 +40,11 @@ def step_of(path):
 
 
 class Killed(BaseException): ...
+
+
+def _kill(at, point):
+    if at == point:
+        raise Killed
 
 
 @pytest.mark.parametrize("point", POINTS)
@@ -178,10 +184,14 @@ def test_removing_forgets_the_entry_and_minds_no_missing_file(tmp_path):
     assert not entries(tmp_path)
 
 
-def test_one_of_the_best_that_is_newer_than_the_last_becomes_it(tmp_path):
+@pytest.mark.parametrize("is_noted", [True, False])
+def test_one_of_the_best_that_is_newer_than_the_last_becomes_it(tmp_path, monkeypatch, is_noted):
     last = saved(tmp_path, 1, 2)
     best = tmp_path / "best.ckpt"
-    store.save(checkpoint(3), best)
+    monkeypatch.setattr(atomic, "reached", lambda at: _kill(at, None if is_noted else "renamed"))
+    with nullcontext() if is_noted else pytest.raises(Killed):
+        store.save(checkpoint(3), best)
+    monkeypatch.undo()
     (tmp_path / ".resume-000000003.ckpt.partial").write_bytes(b"half")  # killed after it
     store.adopt(newest_valid(tmp_path))
     names = {"best.ckpt", "last.ckpt", "manifest.json", "resume-000000002.ckpt"}
