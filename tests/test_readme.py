@@ -163,6 +163,8 @@ def test_the_commands_of_every_page_work_from_top_to_bottom(tmp_path, monkeypatc
     for page, words in ALL:
         if words[0] == "make" or is_for_gpus(words) or "/prepare_" in words[1]:
             continue  # published archives: see tests/preparation
+        if words[1] == "tests/fuzz.py":
+            continue  # takes minutes: see tests/safety
         if words[1] == "scripts/tasks.py":
             script_module("tasks")._parse(words[2:])  # trains for an hour: see tests/scripts
             continue
