@@ -11,6 +11,8 @@ runs as `python -m tests.forked`, reads an order a line and answers with a line.
 
 from __future__ import annotations
 
+import atexit
+import gc
 import json
 import os
 import signal
@@ -162,20 +164,26 @@ def carry_out(order: Order) -> NoReturn:
         getattr(import_module(module), function)(*arguments)
     from ldm.cli.train import main
 
-    code = main(order.argv)
-    if "WORLD_SIZE" in os.environ:
-        # past the interpreter's end, at which gloo now and then aborts a process that has done its
-        # work
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-    sys.exit(code)
+    try:
+        code = main(order.argv)
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except Exception:
+        sys.excepthook(*sys.exc_info())
+        code = 1
+    # past the interpreter's end: it takes longer than a tiny training, and gloo now and then aborts
+    # there a process that has done its work
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _serve() -> Order:
     """Answer until the input ends; in a child, what is to be done there."""
     for name in IMPORTED:
         import_module(name)
+    gc.freeze()  # what is imported is not looked through, and so not copied, in each child
     assert len(os.listdir("/proc/self/task")) == 1, "a process with threads cannot be forked"
     for line in sys.stdin:
         asked = json.loads(line)
